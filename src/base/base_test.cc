@@ -1,0 +1,107 @@
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <numeric>
+
+#include "base/bounded_queue.h"
+#include "base/error.h"
+#include "base/float16.h"
+#include "base/json.h"
+#include "base/random.h"
+#include "base/tensor.h"
+#include "base/thread_pool.h"
+
+namespace sluice {
+namespace {
+
+TEST(Float16, RoundTripsEveryHalf) {
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    float value = f16_to_float(static_cast<uint16_t>(bits));
+    if (std::isnan(value)) continue;
+    EXPECT_EQ(float_to_f16(value), bits);
+    float brain = bf16_to_float(static_cast<uint16_t>(bits));
+    if (!std::isnan(brain)) {
+      EXPECT_EQ(float_to_bf16(brain), bits);
+    }
+  }
+  EXPECT_EQ(float_to_f16(65519.0f), 0x7bff);
+  EXPECT_EQ(float_to_f16(65520.0f), 0x7c00);
+  EXPECT_EQ(f8_e4m3_to_float(0x7e), 448.0f);
+  EXPECT_EQ(f8_e4m3_to_float(0x01), 0.001953125f);
+  EXPECT_TRUE(std::isnan(f8_e4m3_to_float(0xff)));
+}
+
+TEST(Random, PhiloxKnownAnswers) {
+  // Known answers of Random123's kat_vectors for philox4x32-10.
+  EXPECT_EQ(philox(0, 0, 0), (std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(philox(~0ull, ~0ull, ~0ull), (std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+}
+
+TEST(ThreadPool, ParallelForVisitsEachIndexOnce) {
+  for (int threads : {1, 2, 3, 5}) {
+    ThreadPool pool(threads);
+    for (int repeat = 0; repeat < 200; ++repeat) {
+      std::vector<std::atomic<int>> hits(257);
+      pool.parallel_for(257, 10, [&](int64_t begin, int64_t end, int worker) {
+        EXPECT_LT(worker, threads);
+        for (int64_t i = begin; i < end; ++i) ++hits[static_cast<size_t>(i)];
+      });
+      for (auto& hit : hits) ASSERT_EQ(hit.load(), 1);
+    }
+  }
+}
+
+TEST(BoundedQueue, RefusesWhenFullAndDrainsWhenClosed) {
+  BoundedQueue<int> queue(2);
+  EXPECT_TRUE(queue.push(1));
+  EXPECT_TRUE(queue.push(2));
+  EXPECT_FALSE(queue.push(3));
+  queue.close();
+  EXPECT_FALSE(queue.push(4));
+  EXPECT_EQ(queue.pop(), 1);
+  EXPECT_EQ(queue.pop(), 2);
+  EXPECT_EQ(queue.pop(), std::nullopt);
+}
+
+TEST(Json, WritesWhatItReads) {
+  const char* text = R"({"a":[1,-2,0.5,1e300,true,null,"\u0001\"é😀"],"b":{}})";
+  EXPECT_EQ(json::serialize(json::parse(text)), R"({"a":[1,-2,0.5,1e+300,true,null,"\u0001\"é😀"],"b":{}})");
+}
+
+TEST(Json, RefusesHostileInput) {
+  for (const char* text : {"", "{", "[1,]", "{\"a\":NaN}", "[1] 2", "\"\xff\"", "\"\\ud800\"", "01", "[Infinity]"}) {
+    EXPECT_THROW(json::parse(text), Error) << text;
+  }
+  EXPECT_THROW(json::parse(std::string(100000, '[')), Error);
+}
+
+TEST(Json, ReadersNameTheField) {
+  json::object o = json::parse(R"({"n":3,"x":"s","big":1e400,"f":2.5,"one":1.0})").as_object();
+  EXPECT_EQ(json::read_int(o, "n"), 3);
+  EXPECT_EQ(json::read_int(o, "one"), 1);
+  EXPECT_EQ(json::read_int(o, "missing"), std::nullopt);
+  for (auto read : {+[](const json::object& v) { (void)json::read_int(v, "x"); },
+                    +[](const json::object& v) { (void)json::read_int(v, "f"); },
+                    +[](const json::object& v) { (void)json::read_int(v, "n", 4, 9); },
+                    +[](const json::object& v) { (void)json::read_double(v, "big", -1e300, 1e300); },
+                    +[](const json::object& v) { (void)json::read_bool(v, "n"); }}) {
+    try {
+      read(o);
+      ADD_FAILURE() << "no error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Code::kInvalidArgument);
+      EXPECT_NE(error.message().find(error.param()), std::string::npos);
+    }
+  }
+}
+
+TEST(Tensor, CountsWithoutOverflow) {
+  EXPECT_EQ(count_elements({2, 3}), 6);
+  EXPECT_EQ(count_elements({int64_t{1} << 40, int64_t{1} << 40}), std::nullopt);
+  EXPECT_EQ(row_bytes(DType::kQ4_K, 512), 288);
+  EXPECT_EQ(find_dtype("q6_k"), DType::kQ6_K);
+}
+
+}  // namespace
+}  // namespace sluice

@@ -1,0 +1,44 @@
+// Token ids to text, as a stream. Never hands out half a UTF-8 character, nor the beginning of a stop string that may
+// still turn out to be one. One Detokenizer belongs to one generated sequence; not shared between threads.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/tokenizer.h"
+
+namespace sluice::text {
+
+struct DetokenizerOptions {
+  bool skip_special = true;
+  std::vector<std::string> stop;       // matched on the text
+  bool include_stop = false;           // keep the matched stop string in the text
+  int64_t min_tokens = 0;              // stop strings are not looked for before this many tokens
+};
+
+class Detokenizer {
+ public:
+  // `prompt` gives the context of the first token (whether its leading space is kept). Both must outlive the object.
+  Detokenizer(const Tokenizer& tokenizer, DetokenizerOptions options, const std::vector<int32_t>& prompt);
+
+  // Adds one token; returns the text that is now certain (often empty). Nothing is returned after a stop matched.
+  std::string push(int32_t id);
+  // The rest at the end of the sequence: held-back stop beginnings, U+FFFD for an unfinished character.
+  std::string finish();
+  // The stop string that matched, if any.
+  const std::optional<std::string>& matched_stop() const { return matched_stop_; }
+
+ private:
+  const Tokenizer& tokenizer_;
+  DetokenizerOptions options_;
+  bool strip_next_space_ = false;
+  int64_t num_tokens_ = 0;
+  std::string pending_bytes_;  // a character not complete yet
+  std::string held_back_;      // complete text that may begin a stop string
+  std::optional<std::string> matched_stop_;
+};
+
+}  // namespace sluice::text
