@@ -2,15 +2,23 @@
 
 #include <atomic>
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <numeric>
 
 #include "base/bounded_queue.h"
+#include "base/check.h"
+#include "base/env.h"
 #include "base/error.h"
 #include "base/float16.h"
 #include "base/json.h"
+#include "base/log.h"
+#include "base/mmap.h"
 #include "base/random.h"
 #include "base/tensor.h"
 #include "base/thread_pool.h"
+#include "base/trace.h"
 
 namespace sluice {
 namespace {
@@ -101,6 +109,58 @@ TEST(Tensor, CountsWithoutOverflow) {
   EXPECT_EQ(count_elements({int64_t{1} << 40, int64_t{1} << 40}), std::nullopt);
   EXPECT_EQ(row_bytes(DType::kQ4_K, 512), 288);
   EXPECT_EQ(find_dtype("q6_k"), DType::kQ6_K);
+}
+
+TEST(Env, RefusesUnknownNames) {
+  setenv("SLUICE_ISO", "avx2", 1);
+  try {
+    env::check_environment();
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_NE(error.message().find("SLUICE_ISO"), std::string::npos);
+    EXPECT_NE(error.message().find("SLUICE_ISA"), std::string::npos);
+  }
+  unsetenv("SLUICE_ISO");
+  EXPECT_NO_THROW(env::check_environment());
+}
+
+TEST(Mmap, ErrorsNameThePath) {
+  for (const char* path : {"/nonexistent/file", "/"}) {
+    try {
+      MappedFile file(path);
+      ADD_FAILURE() << path;
+    } catch (const Error& error) {
+      EXPECT_NE(error.message().find(path), std::string::npos);
+    }
+  }
+  std::string path = std::filesystem::temp_directory_path() / "sluice_base_test.txt";
+  std::ofstream(path) << "hello";
+  EXPECT_EQ(read_file(path), "hello");
+  EXPECT_THROW(read_file(path, 4), Error);
+  std::filesystem::remove(path);
+}
+
+TEST(Trace, KeepsTheNewestAndSaves) {
+  EXPECT_TRUE(trace::last_events(4).empty());
+  trace::enable();
+  for (int i = 0; i < 3; ++i) TRACE("test.span");
+  EXPECT_EQ(trace::last_events(2).size(), 2u);
+  std::string path = std::filesystem::temp_directory_path() / "sluice_base_test.json";
+  trace::save(path);
+  json::value saved = json::parse(read_file(path));
+  EXPECT_EQ(saved.as_object().at("traceEvents").as_array().size(), 3u);
+  EXPECT_THROW(trace::save("/nonexistent/trace.json"), Error);
+  std::filesystem::remove(path);
+}
+
+TEST(Log, LevelsParse) {
+  EXPECT_EQ(log::parse_level("warning"), log::Level::kWarning);
+  EXPECT_THROW(log::parse_level("loud"), Error);
+}
+
+TEST(CheckDeathTest, PrintsConditionAndValues) {
+  int pages = 3;
+  EXPECT_DEATH(CHECK(pages == 4, pages, "of", 4), "CHECK\\(pages == 4\\) failed.*3 of 4");
 }
 
 }  // namespace

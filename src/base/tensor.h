@@ -12,16 +12,9 @@
 #include <string_view>
 #include <vector>
 
-namespace sluice {
+#include "base/dtype.h"
 
-enum class DType : uint8_t {
-  kF32, kF16, kBF16, kF8E4M3,
-  kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0,
-  kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K,
-  kIQ4_NL, kIQ4_XS,
-  kI8, kI16, kI32, kI64, kF64, kBool, kU8,
-};
-inline constexpr int kNumDTypes = 23;
+namespace sluice {
 
 struct DTypeInfo {
   const char* name;     // "f32", "q4_0", "q4_k": lower case, as `sluice inspect` prints it

@@ -19,8 +19,6 @@
 
 namespace sluice::engine {
 
-enum class SchedulingPolicy { kFcfs, kPriority };
-
 struct EngineOptions {
   int64_t max_model_len = 0;            // 0: the model's, lowered to what the KV memory holds
   int64_t kv_cache_memory_bytes = 0;    // 0: from free memory and max_model_len

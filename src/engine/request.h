@@ -81,6 +81,9 @@ struct Event {
 
 using EventSink = std::function<void(Event&&)>;
 
+// Who goes first when not everybody can: by arrival, or by Request::priority and then by arrival.
+enum class SchedulingPolicy { kFcfs, kPriority };
+
 struct Request {
   std::string id;                   // unique among live requests; shown in logs
   std::vector<int32_t> prompt;      // at least one token

@@ -4,6 +4,9 @@
 // scalar/ defines what is right and fills every entry; avx2/ (later avx512/, amx/) overwrite the entries they do
 // faster. select() puts the table together once for this machine, or for the ISA that SLUICE_ISA names.
 //
+// The quantised products of scalar/ multiply the exact weights by f32 activations; those of the other fills may round
+// activations to 8 bits (ActivationFormat), which is why the caller asks the entry for its format.
+//
 // Batch invariance: what an entry writes for one row depends on that row and the weights only, never on how many rows
 // come with it nor on how the work was split. So a request's text does not change with its neighbours in the batch.
 #pragma once
@@ -11,23 +14,24 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/tensor.h"
+#include "base/dtype.h"
 
 namespace sluice::kernels {
 
-// How a product wants its left side. One conversion a row, shared by every product over that row.
+// How a product wants its left side. One conversion a row, shared by every product over that row. Every quantised type
+// uses blocks of 32, K-quants too: their sub-blocks are 32 or 16 wide, so nothing is gained by a wider activation
+// block, and one outlier then spoils the precision of 32 neighbours and not of 256.
 enum class ActivationFormat : uint8_t {
   kF32,    // float[num_inputs]
-  kQ8_32,  // BlockQ8_32[num_inputs / 32]: f32 scale, sum, 32 int8
-  kQ8_256, // BlockQ8_256[num_inputs / 256]: f32 scale, 256 int8, 16 partial sums
+  kQ8_32,  // BlockQ8_32[num_inputs / 32] (quant_blocks.h): f32 scale, two sums, 32 int8
 };
-inline constexpr int kNumActivationFormats = 3;
+inline constexpr int kNumActivationFormats = 2;
 
 // output[r, o] = sum over i of activations[r, i] * weights[o, i], for r < num_rows, output_begin <= o < output_end.
 struct MatmulArgs {
-  const void* weights;          // [num_outputs, num_inputs] in the entry's type, rows weight_row_bytes apart
+  const void* weights;          // [num_outputs, num_inputs] in the entry's type, rows weight_row_bytes apart, any alignment
   int64_t weight_row_bytes;
-  const void* activations;      // [num_rows, num_inputs] in the entry's activation format
+  const void* activations;      // [num_rows, num_inputs] in the entry's activation format, 4-byte aligned
   int64_t activation_row_bytes;
   float* output;                // [num_rows, output_stride]
   int64_t output_stride;        // floats between rows of output
@@ -44,7 +48,8 @@ struct MatmulEntry {
 // Attention of one key/value head: `group_size` query heads that share it, `num_queries` consecutive tokens.
 // Query i stands at position first_position + i and sees positions (p - window, p], all of (-inf, p] if window is 0.
 // Keys and values lie in pages of kPageSize tokens, [kPageSize, head_dim] each, in the KV type of the entry (q8_0 rows
-// are blocks of 32 along head_dim). Softmax in f32, online or two-pass.
+// are blocks of 32 along head_dim, so q8_0 needs head_dim % 32 == 0; the others take any head_dim). Softmax in f32,
+// online or two-pass. Memory of positions after the last query is never used in arithmetic, so it may hold anything.
 inline constexpr int kPageSize = 16;
 
 struct AttentionArgs {
@@ -64,9 +69,11 @@ struct AttentionArgs {
   float* scratch;               // attention_scratch_floats(args' sizes) floats, private to the call
 };
 
-// Upper bound for AttentionArgs::scratch over all fills: one score per position for every head of the group.
+// Upper bound for AttentionArgs::scratch over all fills, for `context` positions up to the last query's: the reference
+// keeps one score per position; faster fills keep a page of keys and values in f32 and the state of a tile of rows.
 inline int64_t attention_scratch_floats(int64_t context, int64_t group_size, int64_t head_dim) {
-  return (context + kPageSize) * group_size + 4 * group_size * head_dim;
+  int64_t tile_rows = group_size + kPageSize;
+  return (context + kPageSize) + (2 * kPageSize + tile_rows) * (head_dim + kPageSize) + tile_rows * (kPageSize + 4);
 }
 
 struct Kernels {
