@@ -78,21 +78,22 @@ TEST(Json, WritesWhatItReads) {
 }
 
 TEST(Json, RefusesHostileInput) {
-  for (const char* text : {"", "{", "[1,]", "{\"a\":NaN}", "[1] 2", "\"\xff\"", "\"\\ud800\"", "01", "[Infinity]"}) {
+  for (const char* text : {"", "{", "[1,]", "{\"a\":NaN}", "[1] 2", "\"\xff\"", "\"\\ud800\"", "01", "[Infinity]", "[1e999]",
+                           "{\"a\":[0e999]}"}) {
     EXPECT_THROW(json::parse(text), Error) << text;
   }
   EXPECT_THROW(json::parse(std::string(100000, '[')), Error);
 }
 
 TEST(Json, ReadersNameTheField) {
-  json::object o = json::parse(R"({"n":3,"x":"s","big":1e400,"f":2.5,"one":1.0})").as_object();
+  json::object o = json::parse(R"({"n":3,"x":"s","big":1e300,"f":2.5,"one":1.0})").as_object();
   EXPECT_EQ(json::read_int(o, "n"), 3);
   EXPECT_EQ(json::read_int(o, "one"), 1);
   EXPECT_EQ(json::read_int(o, "missing"), std::nullopt);
   for (auto read : {+[](const json::object& v) { (void)json::read_int(v, "x"); },
                     +[](const json::object& v) { (void)json::read_int(v, "f"); },
                     +[](const json::object& v) { (void)json::read_int(v, "n", 4, 9); },
-                    +[](const json::object& v) { (void)json::read_double(v, "big", -1e300, 1e300); },
+                    +[](const json::object& v) { (void)json::read_double(v, "big", -1e200, 1e200); },
                     +[](const json::object& v) { (void)json::read_bool(v, "n"); }}) {
     try {
       read(o);

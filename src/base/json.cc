@@ -1,5 +1,6 @@
 #include "base/json.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -95,6 +96,17 @@ void append(std::string& out, const value& v) {
   }
 }
 
+// Boost.JSON reads 1e999 as infinity and 0e999 as NaN. Depth is bounded by the parser, so recursion is too.
+bool all_finite(const value& v) {
+  if (v.is_double()) return std::isfinite(v.get_double());
+  if (v.is_array()) return std::all_of(v.get_array().begin(), v.get_array().end(), all_finite);
+  if (v.is_object()) {
+    return std::all_of(v.get_object().begin(), v.get_object().end(),
+                       [](const auto& member) { return all_finite(member.value()); });
+  }
+  return true;
+}
+
 }  // namespace
 
 value parse(std::string_view text, int max_depth) {
@@ -104,7 +116,9 @@ value parse(std::string_view text, int max_depth) {
   if (!error && consumed < text.size()) error = boost::json::make_error_code(boost::json::error::extra_data);
   if (!error) parser.finish(error);
   if (error) fail(Code::kInvalidArgument, "invalid JSON: {} at byte {}", error.message(), consumed);
-  return parser.release();
+  value parsed = parser.release();
+  if (!all_finite(parsed)) fail(Code::kInvalidArgument, "invalid JSON: a number is outside the range of a double");
+  return parsed;
 }
 
 std::string serialize(const value& v) {

@@ -1,7 +1,7 @@
 // JSON, the door to Boost.JSON. Everything else says sluice::json.
 //
 // parse() is safe on hostile input: depth, size and UTF-8 are checked, numbers must be finite, and its Error says the
-// byte offset. The readers below turn a field of the wrong type into an Error whose param() is the field's name.
+// byte offset. Decimals may be read one unit in the last place off (Boost.JSON 1.81). The readers below turn a field of the wrong type into an Error whose param() is the field's name.
 #pragma once
 
 #include <boost/json.hpp>
@@ -22,7 +22,7 @@ using boost::json::value;
 
 // Throws Error(kInvalidArgument) "... at byte N".
 value parse(std::string_view text, int max_depth = 64);
-// Compact JSON. Doubles are written so that they read back the same; NaN and infinities as null.
+// Compact JSON. Doubles are written in their shortest exact form; NaN and infinities as null.
 std::string serialize(const value& v);
 
 // The field if present and not null.

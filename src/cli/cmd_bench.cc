@@ -97,7 +97,7 @@ double measure(engine::Engine& engine, int64_t vocabulary, int64_t batch, int64_
 
 void print_header(const engine::LoadedModel& loaded, const Flags& flags) {
   std::printf("sluice %s, %s\n", build_commit().c_str(), build_type().c_str());
-  std::printf("cpu    %s, %s kernels, %d threads\n", kernels::cpu_info().model_name.c_str(), kernels::get_kernels().isa,
+  std::printf("cpu    %s, %s kernels, %d threads\n", kernels::get_cpu().model_name.c_str(), kernels::get_kernels().isa,
               loaded.pool->num_threads());
   std::printf("model  %s (%s, %s)\n", flags.model.c_str(), loaded.model->description().c_str(),
               format_bytes(loaded.model->weight_bytes()).c_str());
@@ -155,7 +155,7 @@ void run(Flags& flags) {
   }
   if (flags.json) {
     std::printf("%s\n", json::serialize(json::object{{"commit", build_commit()}, {"build", build_type()},
-                                                     {"cpu", kernels::cpu_info().model_name}, {"isa", kernels::get_kernels().isa},
+                                                     {"cpu", kernels::get_cpu().model_name}, {"isa", kernels::get_kernels().isa},
                                                      {"threads", loaded.pool->num_threads()}, {"model", flags.model},
                                                      {"description", loaded.model->description()},
                                                      {"weight_bytes", loaded.model->weight_bytes()},

@@ -20,7 +20,7 @@ void add_inspect(CLI::App& parent) {
   command->callback([flags] {
     auto file = formats::open_weights(flags->path);
     if (flags->json) {
-      std::printf("%s\n", json::serialize(formats::describe_json(*file)).c_str());
+      std::printf("%s\n", json::serialize(formats::describe_as_json(*file)).c_str());
     } else {
       std::printf("%s", formats::describe(*file).c_str());
     }

@@ -12,6 +12,12 @@
 
 namespace sluice::cli {
 
+CLI::Option* add_bytes_option(CLI::App& command, const std::string& flag, int64_t& bytes, const std::string& meaning) {
+  return command.add_option_function<std::string>(
+      flag, [flag, &bytes](const std::string& text) { bytes = parse_bytes(text, flag.substr(0, flag.find(','))); }, meaning)
+      ->type_name("SIZE");
+}
+
 void add_load_flags(CLI::App& command, engine::LoadOptions& options) {
   command.add_option("-t,--threads", options.num_threads, "threads that compute; 0: all cores")
       ->check(CLI::Range(0, 1024))
@@ -28,8 +34,7 @@ void add_load_flags(CLI::App& command, engine::LoadOptions& options) {
              "Jinja template, as a file or written out, instead of the model's")
       ->group("Model");
   command.add_option("--generation-config", options.generation_config,
-                     "auto: sampling defaults from generation_config.json; vllm: none")
-      ->check(CLI::IsMember({"auto", "vllm", "none"}))
+                     "auto: sampling defaults from generation_config.json; vllm: none; or a folder that has one")
       ->capture_default_str()
       ->group("Model");
 }
@@ -39,8 +44,8 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   auto* group = "Engine";
   command.add_option("--max-model-len", options.max_model_len, "longest prompt and answer together; 0: the model's")
       ->check(CLI::NonNegativeNumber)->capture_default_str()->group(group);
-  command.add_option("--kv-cache-memory,--kv-cache-memory-bytes", flags.kv_cache_memory,
-                     "memory for keys and values, such as 2G; default: from free memory")->group(group);
+  add_bytes_option(command, "--kv-cache-memory,--kv-cache-memory-bytes", options.kv_cache_memory_bytes,
+                   "memory for keys and values, such as 2G; default: from free memory")->group(group);
   command.add_option("--kv-cache-dtype", flags.kv_cache_dtype, "f16, bf16, q8_0 or f32")
       ->check(CLI::IsMember({"auto", "f16", "float16", "bf16", "bfloat16", "q8_0", "f32", "float32"}))
       ->capture_default_str()->group(group);
@@ -53,6 +58,9 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   command.add_option("--long-prefill-token-threshold", options.long_prefill_token_threshold,
                      "prompt tokens of one sequence in one step at most; 0: half of the batch")
       ->check(CLI::NonNegativeNumber)->capture_default_str()->group(group);
+  command.add_option("--interleaved-step-ms", options.interleaved_step_ms,
+                     "how long prompts may hold up others' next token; 0: as long as a full batch takes")
+      ->check(CLI::NonNegativeNumber)->capture_default_str()->group(group);
   command.add_option("--scheduling-policy", flags.scheduling_policy, "fcfs or priority")
       ->check(CLI::IsMember({"fcfs", "priority"}))->capture_default_str()->group(group);
   command.add_flag("--no-prefix-cache,--no-enable-prefix-caching", flags.no_prefix_cache,
@@ -61,7 +69,6 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
 
 engine::EngineOptions EngineFlags::resolve(const engine::LoadedModel& model) const {
   engine::EngineOptions resolved = options;
-  if (!kv_cache_memory.empty()) resolved.kv_cache_memory_bytes = parse_bytes(kv_cache_memory, "--kv-cache-memory");
   if (kv_cache_dtype == "bf16" || kv_cache_dtype == "bfloat16") resolved.kv_cache_type = DType::kBF16;
   if (kv_cache_dtype == "q8_0") resolved.kv_cache_type = DType::kQ8_0;
   if (kv_cache_dtype == "f32" || kv_cache_dtype == "float32") resolved.kv_cache_type = DType::kF32;

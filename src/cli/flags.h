@@ -17,7 +17,6 @@ void add_load_flags(CLI::App& command, engine::LoadOptions& options);
 // What the user types for the engine, before it is checked and put into EngineOptions.
 struct EngineFlags {
   std::string kv_cache_dtype = "f16";
-  std::string kv_cache_memory;  // "2G", "512M", bytes
   std::string scheduling_policy = "fcfs";
   bool no_prefix_cache = false;
   engine::EngineOptions options;
@@ -28,6 +27,8 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags);
 
 // "4096", "512M", "2G", "1.5GiB" -> bytes; throws UsageError naming `flag`.
 int64_t parse_bytes(const std::string& text, const std::string& flag);
+// A flag that takes such a size.
+CLI::Option* add_bytes_option(CLI::App& command, const std::string& flag, int64_t& bytes, const std::string& meaning);
 std::string format_bytes(int64_t bytes);       // "1.2 MB"
 std::string format_count(int64_t count);       // "1.1B", "260K"
 std::string read_stream_or_file(const std::string& path);  // "-": standard input

@@ -12,18 +12,22 @@ namespace {
 static_assert(kTokensPerPage == kernels::kPageSize);
 
 uint64_t mix(uint64_t a, uint64_t b) {
-  unsigned __int128 product = static_cast<unsigned __int128>(a ^ 0x9e3779b97f4a7c15ull) * (b ^ 0xd1b54a32d192ed03ull);
+  unsigned __int128 product =
+      static_cast<unsigned __int128>(a ^ 0x9e3779b97f4a7c15ull) * (b ^ 0xd1b54a32d192ed03ull);
   return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
 }
 
-bool equal_keys(const PrefixKey& a, const PrefixKey& b) { return a == b || (a && b && *a == *b); }
+bool equal_keys(const PrefixKey& a, const PrefixKey& b) {
+  return a == b || (a && b && *a == *b);
+}
 
 }  // namespace
 
 PrefixKey make_prefix_key(const std::string& adapter, const std::string& cache_salt) {
   if (adapter.empty() && cache_salt.empty()) return nullptr;
   // The length in front keeps ("ab", "c") and ("a", "bc") apart.
-  return std::make_shared<const std::string>(std::to_string(adapter.size()) + ":" + adapter + cache_salt);
+  return std::make_shared<const std::string>(std::to_string(adapter.size()) + ":" + adapter +
+                                             cache_salt);
 }
 
 BlockManager::BlockManager(const BlockManagerOptions& options)
@@ -42,7 +46,8 @@ BlockManager::BlockManager(const BlockManagerOptions& options)
   num_free_ = options.num_pages;
 }
 
-uint64_t BlockManager::hash_page(uint64_t parent_id, const int32_t* tokens, const PrefixKey& key) const {
+uint64_t BlockManager::hash_page(uint64_t parent_id, const int32_t* tokens,
+                                 const PrefixKey& key) const {
   uint64_t hash = mix(hash_seed_, parent_id);
   for (int64_t i = 0; i < kTokensPerPage; i += 2) {
     uint64_t pair;
@@ -53,7 +58,8 @@ uint64_t BlockManager::hash_page(uint64_t parent_id, const int32_t* tokens, cons
   return hash & hash_mask_;
 }
 
-int32_t BlockManager::find_page(uint64_t hash, uint64_t parent_id, const int32_t* tokens, const PrefixKey& key) const {
+int32_t BlockManager::find_page(uint64_t hash, uint64_t parent_id, const int32_t* tokens,
+                                const PrefixKey& key) const {
   int32_t page = buckets_[hash & (buckets_.size() - 1)];
   while (page >= 0) {
     const Page& candidate = pages_[static_cast<size_t>(page)];
@@ -67,7 +73,8 @@ int32_t BlockManager::find_page(uint64_t hash, uint64_t parent_id, const int32_t
   return -1;
 }
 
-void BlockManager::enter(int32_t page, uint64_t hash, uint64_t parent_id, const int32_t* tokens, const PrefixKey& key) {
+void BlockManager::enter(int32_t page, uint64_t hash, uint64_t parent_id, const int32_t* tokens,
+                         const PrefixKey& key) {
   Page& entry = pages_[static_cast<size_t>(page)];
   entry.content_id = ++last_content_id_;
   entry.parent_id = parent_id;
@@ -131,7 +138,8 @@ void BlockManager::dereference(int32_t page) {
   ++num_free_;
 }
 
-void BlockManager::find_prefix(std::span<const int32_t> tokens, const PrefixKey& key, PrefixMatch& match) const {
+void BlockManager::find_prefix(std::span<const int32_t> tokens, const PrefixKey& key,
+                               PrefixMatch& match) const {
   match.pages.clear();
   match.num_unused = 0;
   match.content_id = 0;
@@ -139,7 +147,8 @@ void BlockManager::find_prefix(std::span<const int32_t> tokens, const PrefixKey&
   int64_t num_full = static_cast<int64_t>(tokens.size()) / kTokensPerPage;
   for (int64_t i = 0; i < num_full; ++i) {
     const int32_t* page_tokens = tokens.data() + i * kTokensPerPage;
-    int32_t page = find_page(hash_page(match.content_id, page_tokens, key), match.content_id, page_tokens, key);
+    int32_t page = find_page(hash_page(match.content_id, page_tokens, key), match.content_id,
+                             page_tokens, key);
     if (page < 0) return;
     match.pages.push_back(page);
     match.num_unused += pages_[static_cast<size_t>(page)].ref_count == 0;
@@ -155,7 +164,8 @@ void BlockManager::take_prefix(const PrefixMatch& match, PageTable& table) {
   table.content_id = match.content_id;
 }
 
-int64_t BlockManager::count_needed(const PageTable& table, int64_t first_position, int64_t num_tokens) const {
+int64_t BlockManager::count_needed(const PageTable& table, int64_t first_position,
+                                   int64_t num_tokens) const {
   int64_t held = static_cast<int64_t>(table.pages.size());
   int64_t needed = count_pages(first_position + num_tokens) - held;
   int64_t first_page = first_position / kTokensPerPage;
@@ -168,8 +178,8 @@ int64_t BlockManager::count_needed(const PageTable& table, int64_t first_positio
 
 bool BlockManager::prepare_write(PageTable& table, int64_t first_position, int64_t num_tokens,
                                  std::vector<llm::PageCopy>& copies) {
-  CHECK(num_tokens > 0 && count_pages(first_position) <= static_cast<int64_t>(table.pages.size()), first_position,
-        num_tokens, table.pages.size());
+  CHECK(num_tokens > 0 && count_pages(first_position) <= static_cast<int64_t>(table.pages.size()),
+        first_position, num_tokens, table.pages.size());
   if (count_needed(table, first_position, num_tokens) > num_free_) return false;
   size_t first_page = static_cast<size_t>(first_position / kTokensPerPage);
   if (first_page < table.pages.size()) {
@@ -178,7 +188,8 @@ bool BlockManager::prepare_write(PageTable& table, int64_t first_position, int64
     int32_t page = table.pages[first_page];
     const Page& entry = pages_[static_cast<size_t>(page)];
     if (entry.ref_count > 1 || entry.content_id != 0) {
-      // The old page may become free here, and may be written in this very step: copies happen before, and in order.
+      // The old page may become free here, and may be written in this very step: copies happen
+      // before, and in order.
       int32_t copy = allocate();
       copies.push_back({.from = page, .to = copy});
       table.pages[first_page] = copy;
@@ -190,8 +201,8 @@ bool BlockManager::prepare_write(PageTable& table, int64_t first_position, int64
   return true;
 }
 
-void BlockManager::register_full_pages(PageTable& table, std::span<const int32_t> tokens, int64_t num_computed,
-                                       const PrefixKey& key) {
+void BlockManager::register_full_pages(PageTable& table, std::span<const int32_t> tokens,
+                                       int64_t num_computed, const PrefixKey& key) {
   if (!enable_prefix_caching_) return;
   int64_t num_full = num_computed / kTokensPerPage;
   for (; table.num_identified < num_full; ++table.num_identified) {
@@ -201,8 +212,10 @@ void BlockManager::register_full_pages(PageTable& table, std::span<const int32_t
     uint64_t hash = hash_page(parent_id, page_tokens, key);
     int32_t cached = find_page(hash, parent_id, page_tokens, key);
     if (cached < 0) {
-      // A page shared by forked sequences may be full and already cached under the same chain; never twice.
-      if (pages_[static_cast<size_t>(own)].content_id == 0) enter(own, hash, parent_id, page_tokens, key);
+      // A page shared by forked sequences may be full and already cached under the same chain;
+      // never twice.
+      if (pages_[static_cast<size_t>(own)].content_id == 0)
+        enter(own, hash, parent_id, page_tokens, key);
       cached = own;
     } else if (cached != own) {
       reference(cached);
@@ -238,7 +251,8 @@ void BlockManager::check_integrity(std::span<const PageTable* const> tables) con
   int64_t num_used = 0, num_cached = 0;
   for (int32_t page = 0; page < num_pages(); ++page) {
     const Page& entry = pages_[static_cast<size_t>(page)];
-    CHECK(entry.ref_count == counts[static_cast<size_t>(page)], page, entry.ref_count, counts[static_cast<size_t>(page)]);
+    CHECK(entry.ref_count == counts[static_cast<size_t>(page)], page, entry.ref_count,
+          counts[static_cast<size_t>(page)]);
     num_used += entry.ref_count > 0;
     if (entry.content_id == 0) continue;
     ++num_cached;
@@ -247,11 +261,15 @@ void BlockManager::check_integrity(std::span<const PageTable* const> tables) con
     CHECK(found == page, page, entry.hash);
   }
   int64_t num_listed = 0;
-  for (int32_t page = oldest_, older = -1; page >= 0; older = page, page = pages_[static_cast<size_t>(page)].newer) {
-    CHECK(pages_[static_cast<size_t>(page)].ref_count == 0 && pages_[static_cast<size_t>(page)].older == older, page);
+  for (int32_t page = oldest_, older = -1; page >= 0;
+       older = page, page = pages_[static_cast<size_t>(page)].newer) {
+    CHECK(pages_[static_cast<size_t>(page)].ref_count == 0 &&
+              pages_[static_cast<size_t>(page)].older == older,
+          page);
     CHECK(++num_listed <= num_pages(), page);
   }
-  CHECK(num_listed == num_free_ && num_free_ + num_used == num_pages(), num_listed, num_free_, num_used, num_pages());
+  CHECK(num_listed == num_free_ && num_free_ + num_used == num_pages(), num_listed, num_free_,
+        num_used, num_pages());
   CHECK(num_cached == num_cached_, num_cached, num_cached_);
 }
 

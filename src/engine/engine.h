@@ -27,6 +27,9 @@ struct EngineOptions {
   int64_t max_num_seqs = 128;
   int64_t max_queue = 1024;             // waiting requests
   int64_t long_prefill_token_threshold = 0;  // most prompt tokens of one sequence a step; 0: half of the budget
+  // How long a step may be made by others' prompts while some sequence generates; prompts then come in smaller chunks.
+  // 0: as long as the token budget makes it.
+  int64_t interleaved_step_ms = 250;
   SchedulingPolicy policy = SchedulingPolicy::kFcfs;
   bool enable_prefix_caching = true;
   std::vector<int32_t> end_tokens;      // the model's end-of-sequence ids

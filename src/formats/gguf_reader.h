@@ -1,7 +1,7 @@
-// A cursor over the bytes of one GGUF file. Every read is checked against what is left, every count against the bytes its
-// elements need at least, and all that is copied out is charged to a budget, so that a number in the file never
-// allocates more than the file's own size times a small constant, nor more than the budget. Errors name the file, the
-// item being read (set with at()) and what to do. Used by gguf.cc only.
+// A cursor over the bytes of one GGUF file. Every read is checked against what is left, every count against
+// the bytes its elements need at least, and all that is copied out is charged to a budget, so that a number
+// in the file never allocates more than the file's own size times a small constant, nor more than the budget.
+// Errors name the file, the item being read (set with at()) and what to do. Used by gguf.cc only.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,8 @@ class GgufReader {
   template <typename T>
   T read(const char* what) {
     if (remaining() < sizeof(T)) {
-      fail_here("the file ends at byte {}, inside {}; it is truncated: download or convert it again", size(), what);
+      fail_here("the file ends at byte {}, inside {}; it is truncated: download or convert it again", size(),
+                what);
     }
     T value;
     std::memcpy(&value, bytes_.data() + position_, sizeof(T));
@@ -52,10 +53,14 @@ class GgufReader {
     uint64_t start = position_;
     uint64_t length = read<uint64_t>(what);
     if (length > remaining()) {
-      fail_here("the {} at byte {} claims {} bytes and {} are left; the file is truncated or damaged: download or convert "
-                "it again", what, start, length, remaining());
+      fail_here(
+          "the {} at byte {} claims {} bytes and {} are left; the file is truncated or damaged: download "
+          "or convert it again",
+          what, start, length, remaining());
     }
-    if (length > max_bytes) fail_here("the {} at byte {} has {} bytes, the limit is {}", what, start, length, max_bytes);
+    if (length > max_bytes) {
+      fail_here("the {} at byte {} has {} bytes, the limit is {}", what, start, length, max_bytes);
+    }
     std::string_view text(reinterpret_cast<const char*>(bytes_.data()) + position_, length);
     position_ += length;
     return text;
@@ -64,8 +69,10 @@ class GgufReader {
   // REQUIRES: bytes_each > 0. `count` elements of at least that many bytes must be left.
   void check_count(uint64_t count, uint64_t bytes_each, const char* what) const {
     if (count > remaining() / bytes_each) {
-      fail_here("{} {} cannot fit in the {} bytes that are left; the file is truncated or damaged: download or convert it "
-                "again", count, what, remaining());
+      fail_here(
+          "{} {} cannot fit in the {} bytes that are left; the file is truncated or damaged: download or "
+          "convert it again",
+          count, what, remaining());
     }
   }
 
@@ -73,7 +80,8 @@ class GgufReader {
     // Callers charge less than 2^9 times the file's size, so this cannot wrap.
     copied_bytes_ += num_bytes;
     if (copied_bytes_ > kMaxCopiedBytes) {
-      fail_here("the header would take more than {} MiB of memory; the file is damaged", kMaxCopiedBytes >> 20);
+      fail_here("the header would take more than {} MiB of memory; the file is damaged",
+                kMaxCopiedBytes >> 20);
     }
   }
 

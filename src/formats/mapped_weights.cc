@@ -9,13 +9,15 @@
 
 namespace sluice::formats {
 
-MappedWeights::MappedWeights(std::string path, const char* format, ParsedFile parsed, std::vector<MappedFile> files)
+MappedWeights::MappedWeights(std::string path, const char* format, ParsedFile parsed,
+                             std::vector<MappedFile> files)
     : path_(std::move(path)), format_(format), parsed_(std::move(parsed)), files_(std::move(files)) {
   index_by_name_.reserve(parsed_.tensors.size());
   for (size_t i = 0; i < parsed_.tensors.size(); ++i) {
     TensorEntry& entry = parsed_.tensors[i];
     if (!index_by_name_.emplace(entry.name, i).second) {
-      fail(Code::kInvalidArgument, "{}: two tensors are named {}; the file is damaged or was written wrongly: convert it again",
+      fail(Code::kInvalidArgument,
+           "{}: two tensors are named {}; the file is damaged or was written wrongly: convert it again",
            path_, quote(entry.name));
     }
     TensorView& view = entry.view;
@@ -36,7 +38,9 @@ const TensorView* MappedWeights::find(std::string_view name) const {
 
 std::vector<WeightPart> MappedWeights::parts() const {
   std::vector<WeightPart> parts;
-  for (const MappedFile& file : files_) parts.push_back({file.path(), static_cast<int64_t>(file.bytes().size())});
+  for (const MappedFile& file : files_) {
+    parts.push_back({file.path(), static_cast<int64_t>(file.bytes().size())});
+  }
   return parts;
 }
 

@@ -1,8 +1,8 @@
-// What the two parsers of this folder share: the WeightFile that holds the mappings, and the arithmetic that every tensor
-// of every format is put through. Only gguf.cc and safetensors.cc and their tests include this.
+// What the two parsers of this folder share: the WeightFile that holds the mappings, and the arithmetic that
+// every tensor of every format is put through. Only gguf.cc and safetensors.cc and their tests include this.
 //
-// A parser turns the bytes of one file into a ParsedFile whose views point into those bytes; MappedWeights takes the
-// parsed parts together with the mappings that keep the bytes alive.
+// A parser turns the bytes of one file into a ParsedFile whose views point into those bytes; MappedWeights
+// takes the parsed parts together with the mappings that keep the bytes alive.
 #pragma once
 
 #include <cstdint>
@@ -47,15 +47,17 @@ class MappedWeights final : public WeightFile {
   std::unordered_map<std::string_view, size_t> index_by_name_;  // names live in parsed_.tensors
 };
 
-// Bytes of a tensor; nullopt when the product of its dimensions overflows (also that of the non-zero ones, so that no partial
-// product overflows later). REQUIRES: dimensions >= 0 and the last a multiple of the block size.
+// Bytes of a tensor; nullopt when the product of its dimensions overflows (also that of the non-zero ones, so
+// that no partial product overflows later). REQUIRES: dimensions >= 0 and the last a multiple of the block
+// size.
 std::optional<int64_t> count_bytes(DType type, const Shape& shape);
 
-// Bytes at which a consumer may expect data of this type: the element's size, 2 for quantised blocks (they hold f16).
+// Bytes at which a consumer may expect data of this type: the element's size, 2 for quantised blocks (they
+// hold f16).
 int required_alignment(DType type);
 
-// The same parsers over bytes in memory, which must outlive the result. `name` stands for the path in messages. One part of
-// a split GGUF is opened by itself.
+// The same parsers over bytes in memory, which must outlive the result. `name` stands for the path in
+// messages. One part of a split GGUF is opened by itself.
 std::unique_ptr<WeightFile> parse_gguf(std::string name, std::span<const uint8_t> bytes);
 std::unique_ptr<WeightFile> parse_safetensors(std::string name, std::span<const uint8_t> bytes);
 

@@ -5,7 +5,8 @@
 namespace sluice::formats {
 namespace {
 
-[[noreturn]] void wrong_kind(const Metadata& metadata, std::string_view key, const char* wanted, const char* got) {
+[[noreturn]] void wrong_kind(const Metadata& metadata, std::string_view key, const char* wanted,
+                             const char* got) {
   std::string where = metadata.source.empty() ? "" : metadata.source + ": ";
   fail_param(std::string(key), "{}metadata key {} must be {}, not {}", where, quote(key), wanted, got);
 }
@@ -41,9 +42,10 @@ const Array* find_array(const Metadata& metadata, std::string_view key, const ch
 }  // namespace
 
 const char* describe_kind(const MetadataValue& value) {
-  static constexpr const char* kNames[] = {"a boolean",         "an integer",           "an integer",
-                                           "a number",          "a string",             "an array of booleans",
-                                           "an array of integers", "an array of numbers", "an array of strings"};
+  static constexpr const char* kNames[] = {
+      "a boolean",          "an integer",           "an integer",           "a number",
+      "a string",           "an array of booleans", "an array of integers", "an array of numbers",
+      "an array of strings"};
   static_assert(std::size(kNames) == std::variant_size_v<MetadataValue>);
   return kNames[value.index()];
 }

@@ -7,7 +7,8 @@
 namespace sluice::formats {
 namespace {
 
-// Length of the well-formed UTF-8 sequence that `text` starts with, 0 if it starts with none (Unicode, table 3-7).
+// Length of the well-formed UTF-8 sequence that `text` starts with, 0 if it starts with none (Unicode, table
+// 3-7).
 size_t sequence_length(std::string_view text) {
   auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : uint8_t{0}; };
   auto in = [&](size_t i, uint8_t low, uint8_t high) { return byte(i) >= low && byte(i) <= high; };

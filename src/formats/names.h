@@ -1,5 +1,5 @@
-// Names that come out of files (metadata keys, tensor names) and go into error messages, logs and JSON. A file may put
-// anything there, so they are checked when read and quoted when shown. Pure functions.
+// Names that come out of files (metadata keys, tensor names) and go into error messages, logs and JSON. A
+// file may put anything there, so they are checked when read and quoted when shown. Pure functions.
 #pragma once
 
 #include <string>

@@ -29,7 +29,8 @@ inline constexpr int kNumActivationFormats = 2;
 
 // output[r, o] = sum over i of activations[r, i] * weights[o, i], for r < num_rows, output_begin <= o < output_end.
 struct MatmulArgs {
-  const void* weights;          // [num_outputs, num_inputs] in the entry's type, rows weight_row_bytes apart, any alignment
+  const void* weights;          // [num_outputs, num_inputs] in the entry's type, rows weight_row_bytes apart; may lie
+                                // at any address
   int64_t weight_row_bytes;
   const void* activations;      // [num_rows, num_inputs] in the entry's activation format, 4-byte aligned
   int64_t activation_row_bytes;
@@ -49,7 +50,7 @@ struct MatmulEntry {
 // Query i stands at position first_position + i and sees positions (p - window, p], all of (-inf, p] if window is 0.
 // Keys and values lie in pages of kPageSize tokens, [kPageSize, head_dim] each, in the KV type of the entry (q8_0 rows
 // are blocks of 32 along head_dim, so q8_0 needs head_dim % 32 == 0; the others take any head_dim). Softmax in f32,
-// online or two-pass. Memory of positions after the last query is never used in arithmetic, so it may hold anything.
+// online or two-pass. Memory of positions after the last query may hold anything: it changes no result.
 inline constexpr int kPageSize = 16;
 
 struct AttentionArgs {
@@ -73,7 +74,7 @@ struct AttentionArgs {
 // keeps one score per position; faster fills keep a page of keys and values in f32 and the state of a tile of rows.
 inline int64_t attention_scratch_floats(int64_t context, int64_t group_size, int64_t head_dim) {
   int64_t tile_rows = group_size + kPageSize;
-  return (context + kPageSize) + (2 * kPageSize + tile_rows) * (head_dim + kPageSize) + tile_rows * (kPageSize + 4);
+  return (context + kPageSize) + 2 * (kPageSize + tile_rows) * (head_dim + kPageSize) + tile_rows * (kPageSize + 4);
 }
 
 struct Kernels {

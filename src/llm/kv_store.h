@@ -1,6 +1,7 @@
-// The memory behind KV pages: for every layer, page and key/value head, kPageSize rows of keys and of values. Which page
-// belongs to whom is the engine's business (engine/block_manager.h); this class only knows where a page lies. Owned by
-// the loaded model's engine; the engine thread writes, kernel threads read during a step.
+// The memory behind KV pages: for every layer, page and key/value head, kPageSize rows of keys and of
+// values. Which page belongs to whom is the engine's business (engine/block_manager.h); this class only
+// knows where a page lies. Owned by the loaded model's engine; the engine thread writes, kernel threads
+// read during a step.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,7 @@ namespace sluice::llm {
 struct KvLayout {
   int num_layers = 0;
   int num_kv_heads = 0;
-  int head_dim = 0;           // keys; values have value_head_dim
+  int head_dim = 0;           // of keys and of values
   DType type = DType::kF16;   // kF32, kF16, kBF16 or kQ8_0
   int64_t page_bytes() const; // all layers, keys and values, of one page
 };

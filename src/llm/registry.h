@@ -11,9 +11,10 @@
 
 namespace sluice::llm {
 
-// Reads the shape from GGUF metadata, or from config.json in `folder` for safetensors, checks every tensor's presence and
-// shape, and builds the model over the mapped weights (shared, zero-copy where the type allows). Throws Error
-// naming file, tensor and what to do; for an unsupported architecture, listing the supported ones.
+// Reads the shape from GGUF metadata, or from config.json in `folder` for safetensors, checks every
+// tensor's presence and shape, and builds the model over the mapped weights (shared, zero-copy where
+// the layout allows). Throws Error naming file, tensor and what to do; for an unsupported
+// architecture, listing the supported ones.
 std::unique_ptr<Model> load_model(std::shared_ptr<const formats::WeightFile> weights, const std::string& folder,
                                   ThreadPool& pool);
 

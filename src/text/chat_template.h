@@ -15,6 +15,7 @@ struct ChatTemplateOptions {
   bool continue_final_message = false;  // leave the last message open; REQUIRES: !add_generation_prompt
   json::value tools;                    // null or a list
   json::value documents;                // null or a list
+  bool absent_is_none = true;           // null tools and documents are None, as in transformers; else undefined
   json::object extra;                   // chat_template_kwargs: further template variables
   int64_t now_unix_seconds = 0;         // what strftime_now sees (UTC)
 };
@@ -35,5 +36,10 @@ class ChatTemplate {
   std::string source_, bos_token_, eos_token_;
   std::unique_ptr<const Compiled> compiled_;
 };
+
+// What `sluice template` prints: a whole request object in one call. Known members are messages, tools, documents,
+// add_generation_prompt (true unless continue_final_message), continue_final_message, bos_token, eos_token and
+// chat_template_kwargs; every other member becomes a template variable of its name, and what is not there is undefined.
+std::string render_request(const std::string& source, const json::object& request, int64_t now_unix_seconds);
 
 }  // namespace sluice::text

@@ -109,7 +109,7 @@ class Cli(unittest.TestCase):
         if not folder.exists():
             self.skipTest("needs test data llm/TinyStories-656K-hf; set SLUICE_TEST_DATA")
         text = sluice("run", folder, "Once upon a time", "--raw", "--temperature", 0, "--max-tokens", 120)
-        self.assertRegex(text, r"there was a (little|big)? ?\w+")
+        self.assertIn("Lily", text)
         self.assertGreater(len(set(text.split())), 25, text)
 
 
@@ -120,6 +120,7 @@ class Serve(unittest.TestCase):
             self.port = probe.getsockname()[1]
         self.server = subprocess.Popen([BINARY, "serve", "--port", str(self.port), "--log-level", "warning", *args],
                                        stdout=subprocess.PIPE, text=True)
+        self.addCleanup(self.server.stdout.close)
         self.addCleanup(self.server.kill)
         for _ in range(200):
             try:
@@ -148,6 +149,7 @@ class Serve(unittest.TestCase):
         reply.readline()
         self.server.send_signal(signal.SIGTERM)
         rest = reply.read()
+        connection.close()
         self.assertIn(b"data: [DONE]", rest)
         self.assertEqual(rest.count(b'"finish_reason":"length"'), 4)
         self.assertEqual(self.server.wait(20), 0)

@@ -1,0 +1,14 @@
+#include "kernels/avx2/fills.h"
+
+namespace sluice::kernels {
+
+void avx2_fill(Kernels& table) {
+  table.isa = "avx2";
+  avx2::fill_quant(table);
+  avx2::fill_matmul_quantised(table);
+  avx2::fill_matmul_float(table);
+  avx2::fill_attention(table);
+  avx2::fill_elementwise(table);
+}
+
+}  // namespace sluice::kernels
