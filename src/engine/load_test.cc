@@ -1,3 +1,4 @@
+#include "base/json.h"
 #include "engine/load.h"
 
 #include <gmock/gmock.h>
@@ -86,7 +87,10 @@ TEST(Load, GgufTellsItsKnownStory) {
   if (!path) GTEST_SKIP() << kNeedsData;
   LoadedModel loaded = load(*path, {.num_threads = 2});
   EXPECT_EQ(loaded.end_tokens, std::vector<int32_t>{2});
-  EXPECT_EQ(loaded.chat_template, nullptr);
+  // stories260K.jinja lies beside the file.
+  ASSERT_NE(loaded.chat_template, nullptr);
+  json::array messages = json::parse(R"([{"role":"user","content":"Once"}])").as_array();
+  EXPECT_EQ(loaded.chat_template->render(messages, {}), "<s>Once");
   EXPECT_EQ(loaded.tokenizer->special_ids().bos, 1);
   EXPECT_EQ(loaded.tokenizer->special_ids().pad, -1) << "4294967295 is none";
   EXPECT_THAT(generate(loaded, "", 60),
