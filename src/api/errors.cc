@@ -3,6 +3,7 @@
 #include <new>
 
 #include "api/utf8.h"
+#include "base/error.h"
 #include "base/log.h"
 
 namespace sluice::api {
@@ -19,11 +20,19 @@ HttpReply reply_with(int status, json::object body) {
   return reply;
 }
 
+// Messages quote what was sent; a megabyte of it helps nobody.
+std::string shorten(const std::string& text, size_t bytes_max) {
+  if (text.size() <= bytes_max) return to_valid_utf8(text);
+  size_t kept = bytes_max;
+  while (kept > 0 && (static_cast<unsigned char>(text[kept]) & 0xc0) == 0x80) --kept;  // whole characters
+  return to_valid_utf8(std::string_view(text).substr(0, kept)) + fmt::format("... ({} bytes more)", text.size() - kept);
+}
+
 json::object body_with(int status, const std::string& message, const std::string& param) {
   json::object error;
-  error["message"] = to_valid_utf8(message);
+  error["message"] = shorten(message, 2000);
   error["type"] = error_type(status);
-  error["param"] = param.empty() ? json::value(nullptr) : json::value(to_valid_utf8(param));
+  error["param"] = param.empty() ? json::value(nullptr) : json::value(shorten(param, 200));
   error["code"] = status == 401 ? json::value("invalid_api_key") : json::value(status);
   return {{"error", std::move(error)}};
 }

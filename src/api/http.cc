@@ -314,6 +314,15 @@ class Connection : public std::enable_shared_from_this<Connection> {
                     : fmt::format("not a well-formed HTTP/1.1 request: {}", error.message());
           co_return false;
         }
+        if (parser.is_header_done() && !is_header_done) {
+          std::string_view coding(parser.get()[http::field::transfer_encoding]);
+          if (!coding.empty() && !equals_ignoring_case(coding, "chunked")) {
+            // Where such a body ends is anybody's guess, so what follows must not be taken for a request.
+            refused = 501;
+            why = "the only Transfer-Encoding that this server takes is 'chunked'";
+            co_return false;
+          }
+        }
         if (parser.is_done()) break;
         if (parser.is_header_done() && !is_header_done) {
           is_header_done = true;

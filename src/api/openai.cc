@@ -1,5 +1,8 @@
 #include "api/openai.h"
 
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -171,6 +174,48 @@ void name_model(OpenAiAnswer& answer, const Generations& running) {
   if (answer.model.empty()) answer.model = running.model().info().name;
 }
 
+// The key of the outermost object inside which byte `end` is, or inside which the first number too large for a double
+// is. Takes any text: it is for bodies that are no JSON.
+std::string find_top_level_field(std::string_view text, size_t end) {
+  std::string field;
+  int depth = 0;
+  bool wants_key = false;
+  for (size_t i = 0; i < std::min(end, text.size()); ++i) {
+    char c = text[i];
+    if (c == '"') {
+      size_t begin = ++i;
+      while (i < text.size() && text[i] != '"') i += text[i] == '\\' ? 2 : 1;
+      if (depth == 1 && wants_key && i < end) field = std::string(text.substr(begin, i - begin));
+      wants_key = false;
+    } else if (c == '{' || c == '[') {
+      wants_key = ++depth == 1 && c == '{';
+    } else if (c == '}' || c == ']') {
+      if (--depth == 0) field.clear();
+    } else if (c == ',') {
+      wants_key = depth == 1;
+    } else if (c == '-' || (c >= '0' && c <= '9')) {
+      size_t length = std::min(text.find_first_not_of("0123456789+-.eE", i), text.size()) - i;
+      if (!std::isfinite(std::strtod(std::string(text.substr(i, length)).c_str(), nullptr))) return field;
+      i += length - 1;
+    }
+  }
+  return field;
+}
+
+// json::parse() knows bytes; the sender thinks in fields.
+Error explain_bad_json(const std::string& body, const Error& error) {
+  if (size_t bad = find_invalid_utf8(body); bad != std::string::npos) {
+    std::string field = find_top_level_field(body, bad);
+    return Error(error.code(), fmt::format("the request's body is not valid UTF-8: byte {}{}", bad,
+                                           field.empty() ? "" : ", in the field '" + field + "'"), field);
+  }
+  size_t at = error.message().rfind("at byte ");
+  size_t end = at == std::string::npos ? body.size() : std::strtoul(error.message().c_str() + at + 8, nullptr, 10);
+  std::string field = find_top_level_field(body, end);
+  if (field.empty()) return error;
+  return Error(error.code(), fmt::format("{}, in the field '{}'", error.message(), field), field);
+}
+
 std::string id_without_prefix(const std::string& id) { return id.substr(id.find('-') + 1); }
 
 json::object model_json(const serve::Repository::Entry& entry) {
@@ -191,7 +236,17 @@ json::object model_json(const serve::Repository::Entry& entry) {
 
 json::object parse_body(const HttpRequest& request) {
   if (request.body.empty()) fail(Code::kInvalidArgument, "the request has no body: a JSON object is expected");
-  json::value value = json::parse(request.body);
+  // Not so by accident: a compressed body would only be reported as bad JSON.
+  if (std::string_view coding = request.header("Content-Encoding"); !coding.empty() && coding != "identity") {
+    fail(Code::kInvalidArgument, "the request's body is encoded as '{}'; send it as it is, without Content-Encoding",
+         coding);
+  }
+  json::value value;
+  try {
+    value = json::parse(request.body);
+  } catch (const Error& error) {
+    throw explain_bad_json(request.body, error);
+  }
   if (!value.is_object()) {
     fail(Code::kInvalidArgument, "the request's body must be a JSON object, not {}", json::describe(value));
   }
@@ -275,7 +330,7 @@ HttpReply serve_chat(OpenAiContext& context, const HttpRequest& http, Wake wake)
       size_t index = static_cast<size_t>(chunk.index);
       if (!(*has_role)[index]) {
         (*has_role)[index] = true;
-        json::object event = format_chat_role(*request, chunk.index, generation.prompt());
+        json::object event = format_chat_role(*request, chunk.index, echoed(generation));
         add_usage(event, request->answer, generation, 0);
         append_event(out, std::move(event));
       }
@@ -290,8 +345,7 @@ HttpReply serve_chat(OpenAiContext& context, const HttpRequest& http, Wake wake)
     reply = streamed_reply(running, append, finish);
   } else {
     reply = gathered_reply(running, n, [request](Generations& running, const std::vector<Choice>& choices) {
-      const serve::Generation& generation = *running.list().front();
-      return format_chat(*request, choices, generation.prompt(), generation.prompt_logprobs(), running.usage());
+      return format_chat(*request, choices, echoed(*running.list().front()), running.usage());
     });
   }
   reply.headers.push_back({"X-Request-Id", id_without_prefix(answer.id)});

@@ -27,7 +27,7 @@ std::string parse_content(const json::value* content, const std::string& where) 
     }
     if (!part.is_object()) fail_param(part_name, "'{}' must be an object, not {}", part_name, json::describe(part));
     const json::object& fields = part.get_object();
-    std::string type = json::read_string(fields, "type").value_or("text");
+    std::string type = within(part_name, [&] { return json::read_string(fields, "type").value_or("text"); });
     const char* field = type == "text" || type == "input_text" || type == "output_text" ? "text"
                         : type == "refusal"                                             ? "refusal"
                                                                                         : nullptr;
@@ -188,8 +188,7 @@ serve::ChatPrompt parse_chat_prompt(const json::object& body, const OpenAiLimits
 
 ChatRequest parse_chat(const json::object& body, const OpenAiLimits& limits, std::string_view request_id_header) {
   reject_tools(body);
-  reject_unsupported(body, {"audio", "use_beam_search", "structured_outputs", "guided_json", "guided_regex",
-                            "guided_choice", "guided_grammar", "logprob_token_ids"});
+  reject_unsupported(body, {"audio", "media_io_kwargs", "mm_processor_kwargs", "prediction", "web_search_options"});
   log_unknown_fields(body, {"model",
                             "messages",
                             "frequency_penalty",
@@ -243,7 +242,12 @@ ChatRequest parse_chat(const json::object& body, const OpenAiLimits& limits, std
                             "service_tier",
                             "parallel_tool_calls",
                             "tool_choice",
-                            "modalities"});
+                            "modalities",
+                            "length_penalty",
+                            "stream_interval",
+                            "session_id",
+                            "vllm_xargs",
+                            "return_prompt_text"});
   ChatRequest request;
   serve::GenerateRequest& generate = request.generate;
   parse_common(body, limits, generate, request.answer);
@@ -255,6 +259,10 @@ ChatRequest parse_chat(const json::object& body, const OpenAiLimits& limits, std
   std::optional<int64_t> limit = json::read_int(body, "max_completion_tokens", 1, INT32_MAX);
   std::optional<int64_t> old_limit = json::read_int(body, "max_tokens", 1, INT32_MAX);
   generate.max_tokens = limit ? limit : old_limit;
+  if (limit) generate.max_tokens_param = "max_completion_tokens";
+  request.answer.return_prompt_text = json::read_bool(body, "return_prompt_text").value_or(false);
+  json::read_bool(body, "include_reasoning");
+  json::read_bool(body, "parallel_tool_calls");
 
   request.answer.wants_logprobs = json::read_bool(body, "logprobs").value_or(false);
   int num_top = parse_num_logprobs(body, "top_logprobs", limits);
@@ -273,9 +281,8 @@ ChatRequest parse_chat(const json::object& body, const OpenAiLimits& limits, std
   return request;
 }
 
-json::object format_chat(const ChatRequest& request, const std::vector<Choice>& choices,
-                         const std::vector<int32_t>& prompt_tokens,
-                         const std::vector<serve::TokenLogprobs>& prompt_logprobs, const serve::Usage& usage) {
+json::object format_chat(const ChatRequest& request, const std::vector<Choice>& choices, const EchoedPrompt& prompt,
+                         const serve::Usage& usage) {
   const OpenAiAnswer& answer = request.answer;
   json::object object = answer_head(answer, "chat.completion");
   json::array list;
@@ -299,17 +306,18 @@ json::object format_chat(const ChatRequest& request, const std::vector<Choice>& 
   object["service_tier"] = nullptr;
   object["usage"] = usage_json(usage, answer);
   object["prompt_logprobs"] =
-      answer.wants_prompt_logprobs ? prompt_logprobs_json(prompt_logprobs, answer) : json::value(nullptr);
-  object["prompt_token_ids"] = answer.return_token_ids ? token_ids_json(prompt_tokens) : json::value(nullptr);
+      answer.wants_prompt_logprobs ? prompt_logprobs_json(prompt.logprobs, answer) : json::value(nullptr);
+  object["prompt_token_ids"] = answer.return_token_ids ? token_ids_json(prompt.tokens) : json::value(nullptr);
+  if (answer.return_prompt_text) object["prompt_text"] = to_valid_utf8(prompt.text);
   object["kv_transfer_params"] = nullptr;
   return object;
 }
 
-json::object format_chat_role(const ChatRequest& request, int choice_index,
-                              const std::vector<int32_t>& prompt_tokens) {
+json::object format_chat_role(const ChatRequest& request, int choice_index, const EchoedPrompt& prompt) {
   json::object delta{{"role", request.role}, {"content", to_valid_utf8(request.echo_text)}};
   json::object object = chunk_with(request, choice_index, std::move(delta), nullptr, nullptr);
-  if (request.answer.return_token_ids) object["prompt_token_ids"] = token_ids_json(prompt_tokens);
+  if (request.answer.return_token_ids) object["prompt_token_ids"] = token_ids_json(prompt.tokens);
+  if (request.answer.return_prompt_text) object["prompt_text"] = to_valid_utf8(prompt.text);
   return object;
 }
 

@@ -22,13 +22,11 @@ ChatRequest parse_chat(const json::object& body, const OpenAiLimits& limits, std
 // The messages and everything else that the template sees; /tokenize takes these fields too.
 serve::ChatPrompt parse_chat_prompt(const json::object& body, const OpenAiLimits& limits);
 
-json::object format_chat(const ChatRequest& request, const std::vector<Choice>& choices,
-                         const std::vector<int32_t>& prompt_tokens,
-                         const std::vector<serve::TokenLogprobs>& prompt_logprobs, const serve::Usage& usage);
+json::object format_chat(const ChatRequest& request, const std::vector<Choice>& choices, const EchoedPrompt& prompt,
+                         const serve::Usage& usage);
 
 // The first event of a choice: its role (and with echo the text that is continued).
-json::object format_chat_role(const ChatRequest& request, int choice_index,
-                              const std::vector<int32_t>& prompt_tokens);
+json::object format_chat_role(const ChatRequest& request, int choice_index, const EchoedPrompt& prompt);
 json::object format_chat_chunk(const ChatRequest& request, const serve::Chunk& chunk);
 // The last event with include_usage: no choices.
 json::object format_chat_usage(const ChatRequest& request, const serve::Usage& usage);

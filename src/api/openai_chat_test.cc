@@ -54,7 +54,7 @@ TEST(Chat, ContinuingAMessage) {
   EXPECT_EQ(request.echo_text, "so ");
   Choice choice;
   choice.text = "be it";
-  json::object object = format_chat(request, {choice}, {}, {}, {});
+  json::object object = format_chat(request, {choice}, {}, {});
   EXPECT_EQ(object["choices"].as_array()[0].at("message").at("content").as_string(), "so be it");
 }
 
@@ -74,6 +74,7 @@ TEST(Chat, ErrorsNameTheField) {
       {R"({"messages":[{"role":"user","content":5}]})", "messages[0].content"},
       {R"({"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}]})",
        "messages[0].content[0]"},
+      {R"({"messages":[{"role":"user","content":[{"type":5,"text":"x"}]}]})", "messages[0].content[0].type"},
       {R"({"messages":[{"role":"user","content":[{"type":"text"}]}]})", "messages[0].content[0]"},
   };
   for (const Case& c : whole) {
@@ -101,6 +102,10 @@ TEST(Chat, ErrorsNameTheField) {
       {R"("continue_final_message":true,"add_generation_prompt":true)", "continue_final_message"},
       {R"("modalities":["text","audio"])", "modalities"},
       {R"("audio":{"voice":"x"})", "audio"},
+      {R"("mm_processor_kwargs":{"x":1})", "mm_processor_kwargs"},
+      {R"("media_io_kwargs":{"x":1})", "media_io_kwargs"},
+      {R"("include_reasoning":5)", "include_reasoning"},
+      {R"("return_prompt_text":5)", "return_prompt_text"},
   };
   for (const Case& c : fields) {
     try {
@@ -113,6 +118,14 @@ TEST(Chat, ErrorsNameTheField) {
   OpenAiLimits limits;
   limits.trust_request_chat_template = true;
   EXPECT_NO_THROW(parse("{" + user + R"(,"chat_template":"{{ 1 }}"})", limits));
+}
+
+TEST(Chat, TheLimitThatWasSentIsTheOneAtFault) {
+  const std::string user = R"({"messages":[{"role":"user","content":"u"}],)";
+  EXPECT_EQ(parse(user + R"("max_tokens":5})").generate.max_tokens_param, "max_tokens");
+  EXPECT_EQ(parse(user + R"("max_tokens":5,"max_completion_tokens":6})").generate.max_tokens_param,
+            "max_completion_tokens");
+  EXPECT_FALSE(parse(user + R"("max_tokens":5})").generate.lowers_max_tokens);
 }
 
 TEST(Chat, LogprobsCarryBytes) {
@@ -142,6 +155,8 @@ TEST(Utf8, InvalidBytesBecomeReplacementCharacters) {
                         {"\xf0\x9f\x99", "\ufffd"}};
   for (const Case& c : cases) EXPECT_EQ(to_valid_utf8(c.from), c.to);
   EXPECT_EQ(count_characters("\u00e9a\U0001f642"), 3);
+  EXPECT_EQ(find_invalid_utf8("\u00e9a"), std::string_view::npos);
+  EXPECT_EQ(find_invalid_utf8("\u00e9a\xff"), 3u);
 }
 
 }  // namespace

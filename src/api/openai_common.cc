@@ -35,6 +35,9 @@ std::vector<int32_t> read_token_ids(const json::object& body, std::string_view f
     if (id < 0 || id > INT32_MAX) fail_param(std::string(field), "'{}' has {}, which is no token id", field, id);
     ids.push_back(static_cast<int32_t>(id));
   }
+  // They are sets, looked at for every token: a million times the same one must cost nothing.
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   return ids;
 }
 
@@ -85,9 +88,11 @@ void parse_stream_options(const json::object& body, OpenAiAnswer& answer) {
     fail_param("stream_options", "'stream_options' must be an object, not {}", json::describe(*options));
   }
   if (!answer.stream) fail_param("stream_options", "'stream_options' is only allowed with \"stream\": true");
-  answer.include_usage = json::read_bool(options->get_object(), "include_usage").value_or(false);
-  answer.continuous_usage = answer.include_usage &&
-                            json::read_bool(options->get_object(), "continuous_usage_stats").value_or(false);
+  within("stream_options", [&] {
+    answer.include_usage = json::read_bool(options->get_object(), "include_usage").value_or(false);
+    answer.continuous_usage =
+        json::read_bool(options->get_object(), "continuous_usage_stats").value_or(false) && answer.include_usage;
+  });
 }
 
 }  // namespace
@@ -102,18 +107,25 @@ void Choice::add(serve::Chunk&& chunk) {
 }
 
 void reject_unsupported(const json::object& body, std::initializer_list<std::string_view> fields) {
-  for (std::string_view field : fields) {
+  auto reject = [&](std::string_view field) {
     const json::value* value = body.if_contains(field);
     if (value != nullptr && !asks_nothing(*value)) {
       fail_param(std::string(field), "'{}' is not supported by this server", field);
     }
+  };
+  for (const char* field : {"use_beam_search", "structured_outputs", "guided_json", "guided_regex", "guided_choice",
+                            "guided_grammar", "logprob_token_ids", "kv_transfer_params", "thinking_token_budget",
+                            "repetition_detection"}) {
+    reject(field);
   }
+  for (std::string_view field : fields) reject(field);
   const json::value* format = json::find(body, "response_format");
   if (format == nullptr) return;
   if (!format->is_object()) {
     fail_param("response_format", "'response_format' must be an object, not {}", json::describe(*format));
   }
-  std::string type = json::read_string(format->get_object(), "type").value_or("");
+  std::string type = within(
+      "response_format", [&] { return json::read_string(format->get_object(), "type").value_or(""); });
   if (type != "text")
     fail_param("response_format", "'response_format' of type '{}' is not supported by this server, only 'text'",
                type);
@@ -148,7 +160,11 @@ void parse_common(const json::object& body, const OpenAiLimits& limits, serve::G
   sampling.typical_p = std::max(json::read_double(body, "typical_p", 0, 1).value_or(1.0), 1e-9);
   sampling.frequency_penalty = json::read_double(body, "frequency_penalty", -2, 2).value_or(0);
   sampling.presence_penalty = json::read_double(body, "presence_penalty", -2, 2).value_or(0);
-  if (std::optional<int64_t> seed = json::read_int(body, "seed")) sampling.seed = static_cast<uint64_t>(*seed);
+  if (const json::value* seed = json::find(body, "seed"); seed != nullptr && seed->is_uint64()) {
+    sampling.seed = seed->get_uint64();  // beyond int64: many clients draw 64 random bits
+  } else if (std::optional<int64_t> number = json::read_int(body, "seed")) {
+    sampling.seed = static_cast<uint64_t>(*number);
+  }
   sampling.min_tokens = json::read_int(body, "min_tokens", 0, kTokensMax).value_or(0);
   sampling.ignore_eos = json::read_bool(body, "ignore_eos").value_or(false);
   sampling.stop_token_ids = read_token_ids(body, "stop_token_ids");

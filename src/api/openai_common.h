@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/error.h"
 #include "base/json.h"
 #include "serve/generation.h"
 #include "serve/model.h"
@@ -36,8 +37,16 @@ struct OpenAiAnswer {
   bool echo = false;
   bool tokens_as_ids = false;       // return_tokens_as_token_ids
   bool return_token_ids = false;
+  bool return_prompt_text = false;
   bool wants_logprobs = false;
   bool wants_prompt_logprobs = false;
+};
+
+// What a reply may say about its prompt.
+struct EchoedPrompt {
+  std::string text;
+  std::vector<int32_t> tokens;
+  std::vector<serve::TokenLogprobs> logprobs;
 };
 
 // One choice, gathered from its chunks.
@@ -50,7 +59,19 @@ struct Choice {
   void add(serve::Chunk&& chunk);
 };
 
-// Throws Error naming the first of the fields that is there (not null, not its harmless value).
+// Calls `read`; an Error of it names its field within `outer`.
+template <typename Read>
+auto within(std::string_view outer, Read read) {
+  try {
+    return read();
+  } catch (const Error& error) {
+    throw Error(error.code(), fmt::format("in '{}': {}", outer, error.message()),
+                fmt::format("{}.{}", outer, error.param()));
+  }
+}
+
+// Throws Error naming the first field that is there (not null, not its harmless value) and not supported: those that
+// both requests have, then `fields`.
 void reject_unsupported(const json::object& body, std::initializer_list<std::string_view> fields);
 void log_unknown_fields(const json::object& body, std::initializer_list<std::string_view> known);
 

@@ -16,13 +16,13 @@ std::vector<int32_t> to_token_ids(const json::array& list) {
   std::vector<int32_t> ids;
   ids.reserve(list.size());
   for (const json::value& item : list) {
-    int64_t id = item.is_int64() ? item.get_int64() : -1;
+    int64_t id = item.is_int64() ? item.get_int64() : -1;  // what is not, is a fraction or far too large
     if (id < 0 || id > INT32_MAX) {
       fail_param(
           "prompt",
           "'prompt' must be a string, a list of strings, a list of token ids or a list of lists of token "
           "ids; a list of token ids has {}",
-          item.is_int64() ? std::to_string(item.get_int64()) : json::describe(item));
+          item.is_number() ? json::serialize(item) : json::describe(item));
     }
     ids.push_back(static_cast<int32_t>(id));
   }
@@ -100,8 +100,7 @@ struct LogprobArrays {
 
 CompletionRequest parse_completion(const json::object& body, const OpenAiLimits& limits,
                                    std::string_view request_id_header) {
-  reject_unsupported(body, {"suffix", "prompt_embeds", "use_beam_search", "structured_outputs", "guided_json",
-                            "guided_regex", "guided_choice", "guided_grammar", "logprob_token_ids"});
+  reject_unsupported(body, {"suffix", "prompt_embeds"});
   log_unknown_fields(body, {"model",
                             "prompt",
                             "echo",
@@ -141,7 +140,11 @@ CompletionRequest parse_completion(const json::object& body, const OpenAiLimits&
                             "return_tokens_as_token_ids",
                             "return_token_ids",
                             "cache_salt",
-                            "response_format"});
+                            "response_format",
+                            "length_penalty",
+                            "stream_interval",
+                            "session_id",
+                            "vllm_xargs"});
   CompletionRequest request;
   serve::GenerateRequest common;
   parse_common(body, limits, common, request.answer);
@@ -153,11 +156,13 @@ CompletionRequest parse_completion(const json::object& body, const OpenAiLimits&
   if (common.echo && request.answer.wants_logprobs && !request.answer.wants_prompt_logprobs) {
     common.sampling.num_prompt_logprobs = common.sampling.num_logprobs;
   }
-  int64_t max_tokens = json::read_int(body, "max_tokens", 0, INT32_MAX).value_or(16);
+  std::optional<int64_t> asked_tokens = json::read_int(body, "max_tokens", 0, INT32_MAX);
+  int64_t max_tokens = asked_tokens.value_or(16);
   if (max_tokens == 0 && !common.echo && !request.answer.wants_prompt_logprobs) {
     fail_param("max_tokens", "'max_tokens' must be at least 1, except with echo or prompt_logprobs");
   }
   common.max_tokens = max_tokens;
+  common.lowers_max_tokens = !asked_tokens;
   std::vector<serve::Prompt> prompts = parse_prompts(body, limits);
   for (size_t i = 0; i < prompts.size(); ++i) {
     serve::GenerateRequest one = common;

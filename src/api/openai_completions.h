@@ -18,13 +18,6 @@ struct CompletionRequest {
 CompletionRequest parse_completion(const json::object& body, const OpenAiLimits& limits,
                                    std::string_view request_id_header);
 
-// What echo and return_token_ids need of one prompt.
-struct EchoedPrompt {
-  std::string text;
-  std::vector<int32_t> tokens;
-  std::vector<serve::TokenLogprobs> logprobs;
-};
-
 // `choices`: n for each prompt, in order.
 json::object format_completion(const OpenAiAnswer& answer, const std::vector<Choice>& choices,
                                const std::vector<EchoedPrompt>& prompts, const serve::Usage& usage);

@@ -106,7 +106,12 @@ TEST(Completions, ErrorsNameTheField) {
       {R"("stream":"yes")", "stream"},
       {R"("stream_options":{"include_usage":true})", "stream_options"},
       {R"("stream":true,"stream_options":[])", "stream_options"},
-      {R"("stream":true,"stream_options":{"include_usage":1})", "include_usage"},
+      {R"("stream":true,"stream_options":{"include_usage":1})", "stream_options.include_usage"},
+      {R"("response_format":{"type":5})", "response_format.type"},
+      {R"("kv_transfer_params":{"a":1})", "kv_transfer_params"},
+      {R"("thinking_token_budget":5)", "thinking_token_budget"},
+      {R"("repetition_detection":{"min_count":3})", "repetition_detection"},
+      {R"("logprob_token_ids":[1])", "logprob_token_ids"},
       {R"("stream":true,"prompt_logprobs":1)", "prompt_logprobs"},
       {R"("logprobs":21)", "logprobs"},
       {R"("logprobs":-1)", "logprobs"},
@@ -164,6 +169,18 @@ TEST(Completions, HarmlessFieldsPass) {
   limits.max_logprobs = -1;
   EXPECT_EQ(parse(R"({"prompt":"x","logprobs":-1})", limits).prompts[0].sampling.num_logprobs, serve::kAllLogprobs);
   EXPECT_EQ(parse(R"({"prompt":"x","max_tokens":null})").prompts[0].max_tokens, 16);
+  EXPECT_EQ(parse(R"({"prompt":"x","seed":18446744073709551615})").prompts[0].sampling.seed, UINT64_MAX);
+}
+
+TEST(Completions, SetsOfTokensHaveEachOnce) {
+  const serve::GenerateRequest one = parse(R"({"prompt":"x","stop_token_ids":[9,2,9],"allowed_token_ids":[5,5]})").prompts[0];
+  EXPECT_EQ(one.sampling.stop_token_ids, (std::vector<int32_t>{2, 9}));
+  EXPECT_EQ(one.sampling.allowed_token_ids, std::vector<int32_t>{5});
+}
+
+TEST(Completions, OnlyAskedForTokensMustFit) {
+  EXPECT_TRUE(parse(R"({"prompt":"x"})").prompts[0].lowers_max_tokens);
+  EXPECT_FALSE(parse(R"({"prompt":"x","max_tokens":16})").prompts[0].lowers_max_tokens);
 }
 
 TEST(Completions, EchoedLogprobsStartWithNull) {

@@ -212,12 +212,13 @@ void Server::run_until_signal() {
   wait_for_signal(-1);
   draining_ = true;
   http_.close_connections_after_reply();
-  LOG(info, "shutting down: {} requests are running, they have {} s; a second signal stops at once",
-      openai_.num_generating.load(), options_.drain_timeout_ms / 1000);
+  LOG(info, "shutting down: {} requests are running, they have {:g} s; a second signal stops at once",
+      openai_.num_generating.load(), static_cast<double>(options_.drain_timeout_ms) / 1000);
   int64_t end_us = monotonic_us() + options_.drain_timeout_ms * 1000;
   while (monotonic_us() < end_us && !http_.wait_until_idle(0)) {
     if (wait_for_signal(50)) break;
   }
+  if (int64_t left = http_.num_active(); left > 0) LOG(warning, "{} requests had not finished and are cut off", left);
   stop();
   sigaction(SIGTERM, &before_term, nullptr);
   sigaction(SIGINT, &before_int, nullptr);

@@ -105,6 +105,13 @@ TEST_F(ServerTest, MalformedHttp) {
       raw("POST /tokenize HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").status,
       400);
   EXPECT_EQ(raw("POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n").status, 400);
+  // A body whose end cannot be known: what follows it is no request.
+  for (const char* coding : {"gzip", "gzip, chunked", "chunked, identity"}) {
+    TestReply refused = raw(std::string("POST /tokenize HTTP/1.1\r\nTransfer-Encoding: ") + coding +
+                            "\r\n\r\nGET /health HTTP/1.1\r\n\r\n");
+    EXPECT_TRUE(refused.status == 501 || refused.status == 400) << coding << refused.status;
+    EXPECT_TRUE(refused.has("Connection: close")) << coding;
+  }
   EXPECT_EQ(raw("GET /health HTTP/1.1\r\nBad Header: 1\r\n\r\n").status, 400);
   EXPECT_EQ(raw("GET /" + std::string(70'000, 'a') + " HTTP/1.1\r\n\r\n").status, 431);
   EXPECT_EQ(raw("GET /health HTTP/1.1\r\nX: " + std::string(70'000, 'a') + "\r\n\r\n").status, 431);
@@ -346,6 +353,29 @@ TEST_F(ServerTest, BadJsonIsA400) {
     EXPECT_EQ(reply.status, 400) << body.substr(0, 60);
     EXPECT_NE(reply.body.find("\"error\""), std::string::npos);
   }
+  struct Case {
+    const char* body;
+    const char* field;
+  };
+  const Case named[] = {{"{\"prompt\":\"\xff\"}", "\"prompt\""},
+                        {"{\"a\":[{\"b\":1}],\"top_p\":NaN}", "\"top_p\""},
+                        {"{\"a\":{\"b\":\"\\\"c\\\":\"},\"top_p\":1e999,\"d\":1}", "\"top_p\""},
+                        {"{\"messages\":[{\"role\":\"\\ud800\"}]}", "\"messages\""},
+                        {"[1", "null"},
+                        {"{\"a\":1} x", "null"},
+                        {"{", "null"}};
+  for (const Case& c : named) {
+    TestReply reply = post("/v1/completions", c.body);
+    EXPECT_NE(reply.body.find(std::string("\"param\":") + c.field), std::string::npos) << c.body << reply.body;
+  }
+  // What was sent is quoted in part only, and in whole characters.
+  std::string name;
+  for (int i = 0; i < 100'000; ++i) name += "\u20ac";
+  TestReply reply = post("/v1/completions", R"({"prompt":"x","model":")" + name + R"("})");
+  EXPECT_EQ(reply.status, 404);
+  EXPECT_LT(reply.body.size(), 3000u);
+  EXPECT_NE(reply.body.find("\u20ac... ("), std::string::npos) << reply.body.substr(1800);
+  EXPECT_LT(post("/v1/completions", "{\"" + name + "\":NaN}").body.size(), 3000u);
   EXPECT_EQ(post("/v1/completions", R"({"prompt":"full"})").status, 429);
   EXPECT_TRUE(post("/v1/completions", R"({"prompt":"full"})").has("Retry-After: 1"));
 }

@@ -30,6 +30,16 @@ size_t character_length(std::string_view text, size_t& bad) {
 
 }  // namespace
 
+size_t find_invalid_utf8(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    size_t bad = 0;
+    size_t length = character_length(text.substr(at), bad);
+    if (length == 0) return at;
+    at += length;
+  }
+  return std::string_view::npos;
+}
+
 std::string to_valid_utf8(std::string_view text) {
   std::string valid;
   valid.reserve(text.size());

@@ -55,12 +55,19 @@ void configure(Level level, Format format) {
 
 bool is_on(Level level) { return level >= g_level.load(std::memory_order_relaxed); }
 
-void write(Level level, const std::string& message) {
-  if (g_format.load(std::memory_order_relaxed) == Format::kJson) {
-    logger().log(to_spdlog(level), "\"message\":" + json::serialize(json::value(message)));
-  } else {
+void write(Level level, const std::string& message) { write(level, message, {}); }
+
+void write(Level level, const std::string& message, std::initializer_list<Field> fields) {
+  if (g_format.load(std::memory_order_relaxed) != Format::kJson) {
     logger().log(to_spdlog(level), message);
+    return;
   }
+  std::string members = "\"message\":" + json::serialize(json::value(message));
+  for (const auto& [name, value] : fields) {
+    members += fmt::format(",\"{}\":", name);
+    members += std::visit([](auto v) { return json::serialize(json::value(v)); }, value);
+  }
+  logger().log(to_spdlog(level), members);
 }
 
 }  // namespace sluice::log

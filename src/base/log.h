@@ -6,8 +6,12 @@
 
 #include <fmt/format.h>
 
+#include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <variant>
 
 namespace sluice::log {
 
@@ -20,6 +24,9 @@ Level parse_level(std::string_view name);
 void configure(Level level, Format format);
 bool is_on(Level level);
 void write(Level level, const std::string& message);
+// What the message says, for machines: members of the JSON object. Text lines leave them out. Doubles may be NaN: null.
+using Field = std::pair<const char*, std::variant<int64_t, double, std::string_view>>;
+void write(Level level, const std::string& message, std::initializer_list<Field> fields);
 
 namespace names {
 inline constexpr Level debug = Level::kDebug, info = Level::kInfo, warning = Level::kWarning, error = Level::kError;

@@ -171,11 +171,11 @@ void add_bench(CLI::App& parent) {
   CLI::App* command = parent.add_subcommand("bench", "Measure prompt and generation speed");
   command->add_option("model,-m,--model", flags->model, "GGUF file or Hugging Face folder; default: the built-in model");
   command->add_option("-p,--n-prompt", flags->prompts, "prompt lengths to test, such as 128,512; 0: none")
-      ->delimiter(',')->check(CLI::NonNegativeNumber)->capture_default_str();
+      ->delimiter(',')->allow_extra_args(false)->check(CLI::NonNegativeNumber)->capture_default_str();
   command->add_option("-n,--n-gen", flags->generations, "numbers of tokens to generate; 0: none")
-      ->delimiter(',')->check(CLI::NonNegativeNumber)->capture_default_str();
+      ->delimiter(',')->allow_extra_args(false)->check(CLI::NonNegativeNumber)->capture_default_str();
   command->add_option("-b,--batch", flags->batches, "numbers of sequences to run together, such as 1,8,32")
-      ->delimiter(',')->check(CLI::PositiveNumber)->capture_default_str();
+      ->delimiter(',')->allow_extra_args(false)->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("-d,--depth", flags->depth, "tokens in the context before generation starts")
       ->check(CLI::NonNegativeNumber)->capture_default_str();
   command->add_option("-r,--repetitions", flags->repetitions, "measured runs of each test")

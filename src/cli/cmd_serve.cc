@@ -88,20 +88,22 @@ void add_serve(CLI::App& parent) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = parent.add_subcommand("serve", "Serve a model over the OpenAI API");
   command->add_option("model,--model", flags->model, "GGUF file or Hugging Face folder; default: the built-in model");
-  command->add_option("--served-model-name", flags->served_names, "name(s) that requests use; default: the file's")
-      ->delimiter(',');
+  command->add_option("--served-model-name", flags->served_names, "name that requests use, or several: a,b; default: the file's")
+      ->delimiter(',')->allow_extra_args(false)->check(is_not_empty);
   api::HttpOptions& http = flags->server.http;
   auto* group = "Server";
   command->add_option("--host", http.host, "address to listen on; 0.0.0.0 for all")->capture_default_str()->group(group);
   command->add_option("--port", http.port, "port to listen on; 0: any free one")
       ->check(CLI::Range(0, 65535))->capture_default_str()->group(group);
   command->add_option("--uds", http.uds, "a Unix socket instead")->group(group);
-  command->add_option("--api-key", flags->server.api_keys, "key that clients must send; may be given several times")
-      ->group(group);
-  command->add_option("--ssl-certfile", http.ssl_certfile, "PEM certificate chain: serve HTTPS")->group(group);
-  command->add_option("--ssl-keyfile", http.ssl_keyfile, "its PEM key")->group(group);
-  command->add_option("--allowed-origins", flags->server.allowed_origins, "origins that browsers may call from")
-      ->delimiter(',')->capture_default_str()->group(group);
+  command->add_option("--api-key", flags->server.api_keys, "key that clients must send; may be given several times; default: $SLUICE_API_KEY")
+      ->allow_extra_args(false)->check(is_not_empty)->group(group);
+  CLI::Option* certificate =
+      command->add_option("--ssl-certfile", http.ssl_certfile, "PEM certificate chain: serve HTTPS")->group(group);
+  command->add_option("--ssl-keyfile", http.ssl_keyfile, "its PEM key; default: it is in the same file")
+      ->needs(certificate)->group(group);
+  command->add_option("--allowed-origins", flags->server.allowed_origins, "web pages that may call, such as https://a.org,https://b.org")
+      ->delimiter(',')->allow_extra_args(false)->capture_default_str()->group(group);
   add_bytes_option(*command, "--max-body-size", flags->max_body_bytes, "largest request body [64M]")->group(group);
   command->add_option("--max-connections", http.connections_max, "open connections at most")
       ->check(CLI::PositiveNumber)->capture_default_str()->group(group);
@@ -109,7 +111,7 @@ void add_serve(CLI::App& parent) {
       ->check(CLI::Range(0.0, 86400.0))->capture_default_str()->group(group);
   command->add_option("--request-timeout", flags->request_timeout, "seconds a request may take; 0: no limit")
       ->check(CLI::Range(0.0, 86400.0))->capture_default_str()->group(group);
-  command->add_option("--max-logprobs", flags->server.limits.max_logprobs, "log probabilities a token at most; -1: all")
+  command->add_option("--max-logprobs", flags->server.limits.max_logprobs, "most likely tokens a request may ask for; -1: any number")
       ->check(CLI::Range(int64_t{-1}, int64_t{1} << 20))->capture_default_str()->group(group);
   command->add_flag("--trust-request-chat-template", flags->server.limits.trust_request_chat_template,
                     "let requests bring their own chat template")->group(group);

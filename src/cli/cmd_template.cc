@@ -38,11 +38,13 @@ void add_template(CLI::App& parent) {
   command->add_option("--now", flags->now, "the time strftime_now sees, such as 2024-07-26T00:00:00Z; default: now");
   command->callback([flags] {
     int64_t now = flags->now.empty() ? unix_seconds() : parse_time(flags->now);
+    std::string source = read_file(flags->path, 16 << 20);
     json::value request = json::parse(read_stream_or_file(flags->input));
     if (!request.is_object()) {
-      fail(Code::kInvalidArgument, "{}: the request must be a JSON object, not {}", flags->input, json::describe(request));
+      fail(Code::kInvalidArgument, "{}: the request must be a JSON object, not {}",
+           flags->input == "-" ? "standard input" : flags->input, json::describe(request));
     }
-    std::string text = text::render_request(read_file(flags->path, 16 << 20), request.get_object(), now);
+    std::string text = text::render_request(source, request.get_object(), now);
     std::fwrite(text.data(), 1, text.size(), stdout);
   });
 }

@@ -29,39 +29,42 @@ void add_load_flags(CLI::App& command, engine::LoadOptions& options) {
   command.add_option_function<std::string>(
              "--chat-template",
              [&options](const std::string& text) {
-               options.chat_template = std::filesystem::is_regular_file(text) ? read_file(text, 16 << 20) : text;
+               // A template without a tag would say the same to every chat: it must be the name of a file.
+               bool is_template = text.find("{{") != std::string::npos || text.find("{%") != std::string::npos;
+               options.chat_template = is_template ? text : read_file(text, 16 << 20);
              },
-             "Jinja template, as a file or written out, instead of the model's")
+             "Jinja template instead of the model's: a file, or written out")
       ->group("Model");
   command.add_option("--generation-config", options.generation_config,
-                     "auto: sampling defaults from generation_config.json; vllm: none; or a folder that has one")
+                     "sampling defaults: auto (the model's), vllm (none), or a folder with a generation_config.json")
       ->capture_default_str()
       ->group("Model");
 }
 
-void add_engine_flags(CLI::App& command, EngineFlags& flags) {
+void add_engine_flags(CLI::App& command, EngineFlags& flags, EngineFlagSet set) {
   engine::EngineOptions& options = flags.options;
-  auto* group = "Engine";
+  const std::string group = "Engine";
   command.add_option("--max-model-len", options.max_model_len, "longest prompt and answer together; 0: the model's")
-      ->check(CLI::NonNegativeNumber)->capture_default_str()->group(group);
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 31))->capture_default_str()->group(group);
   add_bytes_option(command, "--kv-cache-memory,--kv-cache-memory-bytes", options.kv_cache_memory_bytes,
                    "memory for keys and values, such as 2G; default: from free memory")->group(group);
-  command.add_option("--kv-cache-dtype", flags.kv_cache_dtype, "f16, bf16, q8_0 or f32")
+  command.add_option("--kv-cache-dtype", flags.kv_cache_dtype, "type of keys and values: f16, bf16, q8_0 or f32")
       ->check(CLI::IsMember({"auto", "f16", "float16", "bf16", "bfloat16", "q8_0", "f32", "float32"}))
       ->capture_default_str()->group(group);
+  if (set == EngineFlagSet::kFew) return;
   command.add_option("--max-num-batched-tokens", options.max_num_batched_tokens, "tokens computed in one step at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))->capture_default_str()->group(group);
   command.add_option("--max-num-seqs", options.max_num_seqs, "sequences in one step at most")
       ->check(CLI::Range(1, 65536))->capture_default_str()->group(group);
-  command.add_option("--max-queue", options.max_queue, "waiting requests before a 429")
+  command.add_option("--max-queue", options.max_queue, "requests that may wait; more get status 429")
       ->check(CLI::Range(0, 10'000'000))->capture_default_str()->group(group);
   command.add_option("--long-prefill-token-threshold", options.long_prefill_token_threshold,
                      "prompt tokens of one sequence in one step at most; 0: half of the batch")
-      ->check(CLI::NonNegativeNumber)->capture_default_str()->group(group);
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 31))->capture_default_str()->group(group);
   command.add_option("--interleaved-step-ms", options.interleaved_step_ms,
                      "how long prompts may hold up others' next token; 0: as long as a full batch takes")
-      ->check(CLI::NonNegativeNumber)->capture_default_str()->group(group);
-  command.add_option("--scheduling-policy", flags.scheduling_policy, "fcfs or priority")
+      ->check(CLI::Range(0, 3'600'000))->capture_default_str()->group(group);
+  command.add_option("--scheduling-policy", flags.scheduling_policy, "who goes first: fcfs (by arrival) or priority")
       ->check(CLI::IsMember({"fcfs", "priority"}))->capture_default_str()->group(group);
   command.add_flag("--no-prefix-cache,--no-enable-prefix-caching", flags.no_prefix_cache,
                    "never reuse the pages of an equal prompt start")->group(group);
@@ -78,6 +81,8 @@ engine::EngineOptions EngineFlags::resolve(const engine::LoadedModel& model) con
   resolved.end_tokens = model.end_tokens;
   return resolved;
 }
+
+std::string is_not_empty(const std::string& text) { return text.empty() ? "it is empty" : ""; }
 
 int64_t parse_bytes(const std::string& text, const std::string& flag) {
   size_t used = 0;

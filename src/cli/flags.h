@@ -23,7 +23,12 @@ struct EngineFlags {
 
   engine::EngineOptions resolve(const engine::LoadedModel& model) const;
 };
-void add_engine_flags(CLI::App& command, EngineFlags& flags);
+// `kFew`: for a program with one user, who has no use for queues and batches.
+enum class EngineFlagSet { kAll, kFew };
+void add_engine_flags(CLI::App& command, EngineFlags& flags, EngineFlagSet set = EngineFlagSet::kAll);
+
+// A CLI11 check.
+std::string is_not_empty(const std::string& text);
 
 // "4096", "512M", "2G", "1.5GiB" -> bytes; throws UsageError naming `flag`.
 int64_t parse_bytes(const std::string& text, const std::string& flag);

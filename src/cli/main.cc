@@ -2,10 +2,16 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
 
 #include "base/env.h"
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/help.h"
 #include "sluice/error.h"
 #include "sluice/version.h"
 
@@ -22,13 +28,16 @@ int complain(const std::string& message, int code) {
 
 int run(int argc, char** argv) {
   CLI::App app("Sluice serves language models over the interfaces clients already speak.", "sluice");
-  app.set_version_flag("--version", std::string("sluice ") + SLUICE_VERSION);
+  app.set_version_flag("--version", std::string("sluice ") + SLUICE_VERSION, "print the version");
   app.require_subcommand(1);
-  app.get_formatter()->column_width(34);
+  app.formatter(std::make_shared<HelpFormatter>());
+  app.set_help_flag("-h,--help", "print this");
   app.failure_message(CLI::FailureMessage::simple);
   std::string log_level = "info", log_format = "text";
-  app.add_option("--log-level", log_level, "debug, info, warning, error or off")->capture_default_str();
-  app.add_option("--log-format", log_format, "text or json, one line an event on standard error")
+  app.add_option("--log-level", log_level, "least important messages to show: debug, info, warning, error or off")
+      ->check(CLI::IsMember({"debug", "info", "warning", "warn", "error", "off"}))
+      ->capture_default_str();
+  app.add_option("--log-format", log_format, "form of the lines on standard error: text or json")
       ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
   // A subcommand passes flags it does not know up to here, so --log-level may stand anywhere.
@@ -49,12 +58,29 @@ int run(int argc, char** argv) {
              "  sluice serve                          serve the built-in model on 127.0.0.1:8000\n"
              "  sluice serve --model llama.gguf       serve your own\n"
              "  sluice run llama.gguf \"Tell a story\"  answer at the terminal\n"
-             "`sluice COMMAND --help` tells more.");
+             "`sluice COMMAND --help` tells more. The options above may stand after any command.");
+  std::string commands;
+  for (CLI::App* command : app.get_subcommands({})) {
+    command->group("Commands");
+    commands += (commands.empty() ? "" : ", ") + command->get_name();
+  }
+  if (argc == 1) return complain("say what to do: " + commands + " (see sluice --help)", kUsage);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    return complain(std::string(error.what()) + " (see sluice --help)", kUsage);
+    std::vector<CLI::App*> given = app.get_subcommands();
+    std::string command = given.empty() ? "" : given.front()->get_name() + " ";
+    std::string message = error.what();
+    if (given.empty()) {  // CLI11 would say that one is required
+      for (int i = 1; i < argc; ++i) {
+        if (argv[i][0] != '-' && argv[i - 1][0] != '-') {
+          message = fmt::format("there is no command '{}', only {}", argv[i], commands);
+          break;
+        }
+      }
+    }
+    return complain(fmt::format("{} (see sluice {}--help)", message, command), kUsage);
   }
   return 0;
 }

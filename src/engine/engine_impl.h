@@ -61,6 +61,8 @@ struct Engine::Impl {
   double us_per_token = 0;  // of steps with prompts; 0: not known
   int64_t num_prompt_tokens = 0, num_generated_tokens = 0, num_steps = 0;
   int64_t num_removed = 0;  // requests, since publish()
+  bool is_unchecked = false;  // a step since the last integrity check
+  int64_t last_check_us = 0;
 
   // Between threads, under the mutex.
   mutable std::mutex mutex;
@@ -86,6 +88,7 @@ struct Engine::Impl {
   void run();
   void loop();
   bool take_inbox();
+  void check_idle();
   void obey(const Command& order);
   void step();
   int64_t prefill_limit() const;

@@ -2,6 +2,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <exception>
 #include <limits>
@@ -21,6 +22,11 @@ namespace {
 constexpr int64_t kMinInterleavedTokens = 16;
 // With fewer prompt tokens a step says nothing about the speed of prompts.
 constexpr int64_t kMeasuredTokens = 32;
+#ifdef NDEBUG
+constexpr int64_t kIdleCheckPeriodUs = 1'000'000;
+#else
+constexpr int64_t kIdleCheckPeriodUs = 0;
+#endif
 // Sampling from fewer logits is not worth handing over to another thread.
 constexpr int64_t kLogitsPerTask = 65536;
 
@@ -69,21 +75,39 @@ void Engine::Impl::loop() {
   }
 }
 
-// Waits for work; false at the end.
+// Of an idle engine: nothing runs, and every page is back.
+void Engine::Impl::check_idle() {
+  scheduler.check_integrity();
+  CHECK(!scheduler.is_idle() || scheduler.pages().num_free() == scheduler.pages().num_pages(),
+        scheduler.pages().num_free());
+}
+
+// Waits for work; false at the end. What has run since the last check is checked when the engine is
+// idle, not too often: a check looks at every page.
 bool Engine::Impl::take_inbox() {
   std::unique_lock lock(mutex);
   auto has_work = [&] {
     return is_stopping || !submitted.empty() || !commands.empty() || !scheduler.is_idle() ||
            num_checks_wanted > num_checks_done;
   };
-#ifndef NDEBUG
-  if (!has_work()) scheduler.check_integrity();
-#endif
-  wake.wait(lock, has_work);
+  while (!has_work()) {
+    if (!is_unchecked) {
+      wake.wait(lock, has_work);
+      break;
+    }
+    int64_t wait_us = last_check_us + kIdleCheckPeriodUs - monotonic_us();
+    if (wait_us > 0) {
+      wake.wait_for(lock, std::chrono::microseconds(wait_us), has_work);
+      continue;
+    }
+    lock.unlock();
+    check_idle();
+    is_unchecked = false;
+    last_check_us = monotonic_us();
+    lock.lock();
+  }
   if (num_checks_wanted > num_checks_done) {
-    scheduler.check_integrity();
-    CHECK(!scheduler.is_idle() || scheduler.pages().num_free() == scheduler.pages().num_pages(),
-          scheduler.pages().num_free());
+    check_idle();
     num_checks_done = num_checks_wanted;
     settled.notify_all();
   }
@@ -116,6 +140,7 @@ int64_t Engine::Impl::prefill_limit() const {
 
 void Engine::Impl::step() {
   TRACE("engine.step");
+  is_unchecked = true;
   int64_t begin_us = monotonic_us();
   const Plan& plan = scheduler.step(begin_us, prefill_limit());
   int64_t num_tokens = static_cast<int64_t>(plan.batch.tokens.size());

@@ -5,7 +5,8 @@
 // faster. select() puts the table together once for this machine, or for the ISA that SLUICE_ISA names.
 //
 // The quantised products of scalar/ multiply the exact weights by f32 activations; those of the other fills may round
-// activations to 8 bits (ActivationFormat), which is why the caller asks the entry for its format.
+// activations to 8 bits (ActivationFormat), which is why the caller asks the entry for its format. BF16 weights take
+// activations rounded to bf16 in every fill, as processors with products of bf16 pairs and GGUF's own runtime do.
 //
 // Batch invariance: what an entry writes for one row depends on that row and the weights only, never on how many rows
 // come with it nor on how the work was split. So a request's text does not change with its neighbours in the batch.
@@ -24,8 +25,9 @@ namespace sluice::kernels {
 enum class ActivationFormat : uint8_t {
   kF32,    // float[num_inputs]
   kQ8_32,  // BlockQ8_32[num_inputs / 32] (quant_blocks.h): f32 scale, two sums, 32 int8
+  kBF16,   // float[num_inputs], each rounded to what bf16 holds: what a bf16 x bf16 -> f32 product sees
 };
-inline constexpr int kNumActivationFormats = 2;
+inline constexpr int kNumActivationFormats = 3;
 
 // output[r, o] = sum over i of activations[r, i] * weights[o, i], for r < num_rows, output_begin <= o < output_end.
 struct MatmulArgs {

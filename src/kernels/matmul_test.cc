@@ -15,7 +15,7 @@ struct Shape {
 // f32 rows that hold exactly what the entry's activation format holds, so that scalar/ multiplies the same numbers.
 std::vector<float> activations_as_f32(ActivationFormat format, const std::vector<uint8_t>& rows, size_t count) {
   std::vector<float> x(count);
-  if (format == ActivationFormat::kF32) {
+  if (format != ActivationFormat::kQ8_32) {
     std::memcpy(x.data(), rows.data(), count * 4);
     return x;
   }

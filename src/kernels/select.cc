@@ -42,7 +42,7 @@ Kernels make_for_this_machine() {
 }  // namespace
 
 int64_t activation_row_bytes(ActivationFormat format, int64_t num_inputs) {
-  if (format == ActivationFormat::kF32) return num_inputs * static_cast<int64_t>(sizeof(float));
+  if (format != ActivationFormat::kQ8_32) return num_inputs * static_cast<int64_t>(sizeof(float));
   DCHECK(num_inputs % 32 == 0, num_inputs);
   return num_inputs / 32 * static_cast<int64_t>(sizeof(BlockQ8_32));
 }

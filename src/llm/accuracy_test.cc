@@ -70,15 +70,33 @@ TEST(AccuracyTest, TensorTypesAgreeWithLlamaCpp) {
   ASSERT_GE(expected.logprobs.size(), 15u);
   for (const auto& [name, logprobs] : expected.logprobs) {
     TestModel m(std::filesystem::path(*path).parent_path() / (name + ".gguf"));
-    auto got =
-        token_logprobs(compute_logits(m, expected.ids, 96), expected.ids, m.model->vocab_size());
+    auto got = token_logprobs(compute_logits(m, expected.ids, 96, DType::kF16), expected.ids,
+                              m.model->vocab_size());
     Difference d = compare(got, logprobs);
-    bool is_plain = name.ends_with("-F32") || name.ends_with("-F16");
     // llama.cpp rounds activations to 8 bits for quantised types, as the kernels here do in their
-    // own way, and to bf16 for BF16 weights, where the kernels here keep f32.
-    double limit = is_plain || name.ends_with("BF16") ? 0.05 : 0.2;
+    // own way, and to bf16 for BF16 weights. There a last bit of a sum decides to which side some
+    // activations are rounded: with other sums (llama.cpp without flash attention, scalar/) single
+    // positions differ by up to 0.06.
+    bool is_reference = std::string_view(kernels::get_kernels().isa) == "scalar";
+    bool is_plain = name.ends_with("F32") || name.ends_with("F16");
+    double limit = name.ends_with("BF16") && is_reference ? 0.08 : is_plain ? 0.05 : 0.2;
     EXPECT_LT(is_plain ? d.max : d.mean, limit) << name << " mean " << d.mean << " max " << d.max;
     RecordProperty(name, fmt::format("mean {:.4f} max {:.4f}", d.mean, d.max));
+  }
+}
+
+TEST(AccuracyTest, SmallFamiliesAgreeWithLlamaCpp) {
+  auto path = find_test_data("llm/llama_cpp.json");
+  ASSERT_TRUE(path);
+  Expected expected = read_expected(*path);
+  ASSERT_EQ(expected.logprobs.size(), 20u);
+  for (const auto& [name, logprobs] : expected.logprobs) {
+    TestModel m(std::filesystem::path(*path).parent_path() / (name + ".gguf"), 1);
+    auto got = token_logprobs(compute_logits(m, expected.ids, 16, DType::kF16), expected.ids,
+                              m.model->vocab_size());
+    Difference d = compare(got, logprobs);
+    EXPECT_LT(d.mean, 0.01) << name;
+    EXPECT_LT(d.max, 0.1) << name;  // where rounding keys to f16 moves the most
   }
 }
 

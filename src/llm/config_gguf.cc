@@ -141,22 +141,25 @@ void read_ropes(const formats::WeightFile& file, const Keys& keys, Config& c) {
       read_divisors(file, is_long ? "rope_factors_long.weight" : "rope_factors_short.weight", dims);
   if (scaling.divisors.empty()) scaling.divisors = read_divisors(file, "rope_freqs.weight", dims);
   c.ropes.push_back(make_rope(family.gguf_rope, dims, base, scaling));
-  // Gemma 3: sliding layers keep the plain rotation of the short context.
-  if (c.family.name == std::string_view("gemma3")) {
-    double local_base = keys.find_float("rope.freq_base_swa", 1e-3, 1e15).value_or(10000);
+  // Sliding layers of Gemma 3 and OLMo 3 keep the plain rotation of the short context.
+  bool is_gemma3 = c.family.name == std::string_view("gemma3");
+  if (is_gemma3 || c.family.name == std::string_view("olmo2")) {
+    double local_base =
+        keys.find_float("rope.freq_base_swa", 1e-3, 1e15).value_or(is_gemma3 ? 10000 : base);
     c.ropes.push_back(make_rope(family.gguf_rope, dims, local_base, {}));
   }
 }
 
 // Which layers slide. ARCH.attention.sliding_window_pattern is a period (every n-th layer sees
-// everything) or one boolean a layer; without it, Gemma 2 and 3 have their known periods and
-// everybody else slides everywhere.
+// everything) or one boolean a layer; without it the families have their known periods. For the
+// families not named here (phi3, starcoder2, llama, qwen2, ...) files may carry a window as well,
+// but GGUF's own runtime attends to everything there, and so do its users' expectations.
 void read_windows(const formats::WeightFile& file, const Keys& keys, Config& c) {
   std::string_view name = c.family.name;
   int64_t window = keys.find_int("attention.sliding_window", 0, kMaxPositions)
                        .value_or(name == "gemma2" ? 4096 : 0);
-  if (window == 0) return;
-  int64_t period = name == "gemma2" ? 2 : name == "gemma3" ? 6 : 0;
+  int64_t period = name == "gemma2" ? 2 : name == "gemma3" ? 6 : name == "olmo2" ? 4 : 0;
+  if (window == 0 || period == 0) return;
   const std::string key = keys.full("attention.sliding_window_pattern");
   auto held = file.metadata().values.find(key);
   const std::vector<bool>* pattern = nullptr;

@@ -350,7 +350,8 @@ Config read_hf_config(const std::string& path) {
                             : f.find_int("max_position_embeddings", 1, kMaxPositions)
                                   .value_or(is_gemma3 ? 131072 : 2048);
   c.norm_epsilon = 1e-5f;
-  if (name == "qwen2" || name.starts_with("qwen3") || name.starts_with("gemma"))
+  if (type == "llama" || type == "mistral" || name == "granite" || name == "qwen2" ||
+      name.starts_with("qwen3") || name.starts_with("gemma"))
     c.norm_epsilon = 1e-6f;
   for (const char* key : {"rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon"}) {
     if (auto epsilon = f.find_double(key, 0, 1)) c.norm_epsilon = static_cast<float>(*epsilon);

@@ -76,6 +76,12 @@ TEST(ConfigTest, WhichLayersSlide) {
             (List{0, 0, 8, 8}));
 }
 
+TEST(ConfigTest, NormEpsilonLeftOut) {
+  EXPECT_FLOAT_EQ(read("mistral", R"("num_key_value_heads": 2)").norm_epsilon, 1e-6f);
+  EXPECT_FLOAT_EQ(read("mixtral", R"("num_key_value_heads": 2)").norm_epsilon, 1e-5f);
+  EXPECT_FLOAT_EQ(read("qwen2", R"("rms_norm_eps": 1e-4)").norm_epsilon, 1e-4f);
+}
+
 TEST(ConfigTest, NestedTextModel) {
   Config c = read("gemma3", R"("text_config": {"model_type": "gemma3_text", "hidden_size": 32,
                                "num_hidden_layers": 7, "intermediate_size": 48})");

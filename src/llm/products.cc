@@ -118,7 +118,9 @@ void run_products(ThreadPool& pool, const kernels::Kernels& kernels,
     Cut& cut = cuts[i];
     cut.first_piece = num_pieces;
     if (p.num_rows == 0) continue;
-    int64_t bytes_a_row = p.linear->num_inputs() * (format_of(*p.linear) == 1u ? 4 : 1);
+    const ActivationFormat format =
+        kernels.matmul[static_cast<int>(p.linear->weight.type)].activation_format;
+    int64_t bytes_a_row = kernels::activation_row_bytes(format, p.linear->num_inputs());
     int64_t rows_max = std::clamp<int64_t>(kRowBlockBytes / bytes_a_row / 16 * 16, 32, 512);
     cut.num_row_blocks = divide_up(p.num_rows, rows_max);
     cut.rows_each = divide_up(divide_up(p.num_rows, cut.num_row_blocks), 4) * 4;

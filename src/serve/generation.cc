@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <utility>
 
 #include "base/check.h"
@@ -255,12 +256,23 @@ void Generation::complete(const char* finished_reason) {
   record.n = setup_.n;
   record.max_tokens = setup_.max_tokens;
   if (setup_.metrics != nullptr) setup_.metrics->observe_request(record);
-  LOG(info,
-      "request {}: prompt {} tokens ({} cached), output {} tokens, first token {}, {:.1f} tokens/s, {:.0f} ms, "
-      "{}",
-      setup_.id, record.prompt_tokens, num_cached_tokens_, record.generation_tokens,
-      record.first_token_seconds < 0 ? std::string("none") : fmt::format("{:.1f} ms", first_token_ms()),
-      tokens_per_second(), std::max(0.0, record.total_seconds) * 1e3, finished_reason);
+  if (!log::is_on(log::Level::kInfo)) return;
+  double total_ms = std::max(0.0, record.total_seconds) * 1e3;
+  bool has_token = record.first_token_seconds >= 0;
+  log::write(log::Level::kInfo,
+             fmt::format("request {}: prompt {} tokens ({} cached), output {} tokens, first token {}, {:.1f} tokens/s, "
+                         "{:.0f} ms, {}",
+                         setup_.id, record.prompt_tokens, num_cached_tokens_, record.generation_tokens,
+                         has_token ? fmt::format("{:.1f} ms", first_token_ms()) : std::string("none"),
+                         tokens_per_second(), total_ms, finished_reason),
+             {{"request_id", std::string_view(setup_.id)},
+              {"prompt_tokens", record.prompt_tokens},
+              {"cached_tokens", num_cached_tokens_},
+              {"output_tokens", record.generation_tokens},
+              {"first_token_ms", has_token ? first_token_ms() : std::nan("")},
+              {"tokens_per_second", tokens_per_second()},
+              {"total_ms", total_ms},
+              {"finish_reason", std::string_view(finished_reason)}});
 }
 
 Usage Generation::usage() const {

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
+#include "base/json.h"
+#include "base/log.h"
 #include "serve/fake_model.h"
 #include "serve/repository.h"
 
@@ -52,6 +56,25 @@ TEST(Generation, GivesTheTextAndTheUsage) {
   EXPECT_EQ(generation->usage().completion_tokens, 7);
   EXPECT_TRUE(generation->done());
   EXPECT_EQ(model.num_cancelled(), 0);
+}
+
+TEST(Generation, LogsEachRequestAsOneJsonObject) {
+  FakeModel model;
+  log::configure(log::Level::kInfo, log::Format::kJson);
+  testing::internal::CaptureStderr();
+  GenerateRequest request = text_request("hi");
+  request.id = "a \"quoted\" id";
+  gather(*model.generate(request, nullptr));
+  std::string line = testing::internal::GetCapturedStderr();
+  log::configure(log::Level::kError, log::Format::kText);
+  ASSERT_EQ(std::count(line.begin(), line.end(), '\n'), 1) << line;
+  json::object fields = json::parse(line.substr(0, line.size() - 1)).as_object();
+  EXPECT_EQ(fields.at("level").as_string(), "info");
+  EXPECT_EQ(fields.at("request_id").as_string(), request.id);
+  EXPECT_EQ(fields.at("prompt_tokens").as_int64(), 3);
+  EXPECT_EQ(fields.at("output_tokens").as_int64(), 7);
+  EXPECT_EQ(fields.at("finish_reason").as_string(), "stop");
+  EXPECT_TRUE(fields.contains("first_token_ms") && fields.contains("total_ms"));
 }
 
 TEST(Generation, CutsAtMaxTokens) {

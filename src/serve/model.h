@@ -55,6 +55,9 @@ struct GenerateRequest {
   // SamplingParams.
   std::optional<double> temperature, top_p, min_p, repetition_penalty;
   std::optional<int64_t> top_k, max_tokens;
+  // A max_tokens that prompt and model leave no room for is an error naming this field; or, if asked for, lowered.
+  std::string max_tokens_param = "max_tokens";
+  bool lowers_max_tokens = false;
   // Everything else of the sampling. The fields above are overwritten.
   SamplingParams sampling;
   std::vector<std::string> bad_words;

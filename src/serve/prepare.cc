@@ -9,7 +9,7 @@
 namespace sluice::serve {
 namespace {
 
-std::string render(const ChatPrompt& chat, const PrepareContext& context) {
+std::string render_or_fail(const ChatPrompt& chat, const PrepareContext& context) {
   text::ChatTemplateOptions options;
   options.add_generation_prompt = chat.add_generation_prompt;
   options.continue_final_message = chat.continue_final_message;
@@ -30,6 +30,18 @@ std::string render(const ChatPrompt& chat, const PrepareContext& context) {
         "with --chat-template");
   }
   return context.chat_template->render(chat.messages, options);
+}
+
+// A template that fails says at which of its lines; that it is the template, and which field is at fault, is added here.
+std::string render(const ChatPrompt& chat, const PrepareContext& context) {
+  try {
+    return render_or_fail(chat, context);
+  } catch (const Error& error) {
+    if (!error.param().empty()) throw;
+    bool is_located = error.message().starts_with("line ");  // else the template's own words to the client
+    throw Error(error.code(), (is_located ? "chat template: " : "") + error.message(),
+                chat.chat_template ? "chat_template" : "messages");
+  }
 }
 
 void truncate(std::vector<int32_t>& tokens, const GenerateRequest& request, const PrepareContext& context) {
@@ -134,6 +146,13 @@ PreparedRequest prepare(const GenerateRequest& request, const PrepareContext& co
                "This model's maximum context length is {} tokens. However, your request has {} input tokens. Please "
                "reduce the length of the input.",
                context.max_model_len, num_prompt);
+  }
+  if (request.max_tokens && !request.lowers_max_tokens && wanted > room) {
+    fail_param(request.max_tokens_param,
+               "This model's maximum context length is {} tokens. However, you requested {} tokens ({} in the {}, {} in "
+               "the completion). Please reduce the length of the {} or completion.",
+               context.max_model_len, num_prompt + wanted, num_prompt, request.prompt_param, wanted,
+               request.prompt_param);
   }
   sampling.max_tokens = std::min(wanted, room);
   if (sampling.min_tokens > wanted) {

@@ -40,10 +40,26 @@ TEST_F(Prepare, TokenisesAndFillsTheContext) {
   EXPECT_EQ(prepared.sampling.max_tokens, 6);
   GenerateRequest request = of("abc");
   request.add_special_tokens = false;
-  request.max_tokens = 100;
+  request.max_tokens = 7;
   prepared = prepare(request, context);
   EXPECT_EQ(prepared.prompt.tokens.size(), 3u);
   EXPECT_EQ(prepared.sampling.max_tokens, 7);
+}
+
+TEST_F(Prepare, MaxTokensMustFitUnlessItMayBeLowered) {
+  GenerateRequest request = of("abc");
+  request.max_tokens = 7;
+  request.max_tokens_param = "max_completion_tokens";
+  EXPECT_EQ(param_of_error(request), "max_completion_tokens");
+  EXPECT_NE(message.find("maximum context length is 10 tokens. However, you requested 11 tokens (4 in the prompt, 7 in "
+                         "the completion)"),
+            std::string::npos)
+      << message;
+  request.lowers_max_tokens = true;
+  EXPECT_EQ(prepare(request, context).sampling.max_tokens, 6);
+  request.max_tokens = 6;
+  request.lowers_max_tokens = false;
+  EXPECT_EQ(prepare(request, context).sampling.max_tokens, 6);
 }
 
 TEST_F(Prepare, AnEmptyTextStartsAtTheBeginning) {
@@ -113,6 +129,23 @@ TEST_F(Prepare, NamesTheFieldAtFault) {
   EXPECT_NE(message.find("no chat template"), std::string::npos);
   context.tokenizer = nullptr;
   EXPECT_EQ(param_of_error(of("a")), "prompt");
+}
+
+TEST_F(Prepare, ATemplateThatFailsIsNamed) {
+  struct Case {
+    const char* source;
+    const char* message;
+  };
+  const Case cases[] = {{"\n{{ messages[5].content.x }}", "chat template: line 2"},
+                        {"{{ x", "chat template: line 1"},
+                        {"{{ raise_exception('no way') }}", "no way"}};
+  for (const Case& c : cases) {
+    ChatPrompt chat;
+    chat.messages.push_back(json::object{{"role", "user"}, {"content", "hi"}});
+    chat.chat_template = c.source;
+    EXPECT_EQ(param_of_error(of(chat)), "chat_template") << c.source;
+    EXPECT_TRUE(message.starts_with(c.message)) << message;
+  }
 }
 
 TEST_F(Prepare, BadWordsWithAndWithoutASpace) {

@@ -34,7 +34,7 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens, const Normalizer& norma
   std::vector<std::string> contents;
   contents.reserve(tokens_.size());
   for (const AddedToken& token : tokens_) {
-    contents.push_back(token.normalized ? normalizer.apply(token.content, true) : token.content);
+    contents.push_back(token.normalized && !token.verbatim ? normalizer.apply(token.content, true) : token.content);
   }
   std::vector<std::pair<std::string_view, int32_t>> raw, normalized, raw_plain, normalized_plain;
   for (size_t i = 0; i < tokens_.size(); ++i) {

@@ -16,7 +16,8 @@ struct AddedToken {
   int32_t id = -1;
   std::string content;
   bool special = false;      // a control token: found only with parse_special, dropped by skip_special
-  bool normalized = false;   // looked for in the normalised text
+  bool normalized = false;   // looked for in the normalised text, as the normaliser writes it
+  bool verbatim = false;     // with `normalized`: but the token as it stands
   bool single_word = false;  // only where no word character touches it
   bool lstrip = false, rstrip = false;  // swallows the white space before or after it
 };

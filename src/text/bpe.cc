@@ -270,6 +270,7 @@ void Bpe::append(int32_t id, std::vector<int32_t>& ids) const {
       return;
     }
   }
+  if (id == options_.unknown_id && options_.fuse_unknown && !ids.empty() && ids.back() == id) return;
   ids.push_back(id);
 }
 

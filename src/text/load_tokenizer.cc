@@ -59,6 +59,7 @@ std::unique_ptr<Tokenizer> load_file(const fs::path& path, std::string_view pre)
   std::string config = read_if_there(path.parent_path() / "tokenizer_config.json");
   if (name == "vocab.json" || name == "encoder.json") return load_vocab_pair(path, config, pre);
   std::string bytes = read_file(path.string(), kMaxFileBytes);
+  if (name == "tekken.json") return load_tekken(bytes);
   if (name.ends_with(".json")) return load_tokenizer_json(bytes, config);
   if (name == "merges.txt" || name == "vocab.bpe") {
     for (const char* vocab : {"vocab.json", "encoder.json"}) {
@@ -73,6 +74,7 @@ std::unique_ptr<Tokenizer> load_file(const fs::path& path, std::string_view pre)
 std::unique_ptr<Tokenizer> load_folder(const fs::path& folder, std::string_view pre) {
   std::error_code ignored;
   if (fs::is_regular_file(folder / "tokenizer.json", ignored)) return load_file(folder / "tokenizer.json", pre);
+  if (fs::is_regular_file(folder / "tekken.json", ignored)) return load_file(folder / "tekken.json", pre);
   auto models = find_files(folder, is_sentencepiece_name);
   if (!models.empty()) return load_file(models.front(), pre);
   auto ranks = find_files(folder, [](const std::string& name) { return name.ends_with(".tiktoken"); });
@@ -81,7 +83,7 @@ std::unique_ptr<Tokenizer> load_folder(const fs::path& folder, std::string_view 
     if (fs::is_regular_file(folder / vocab, ignored)) return load_file(folder / vocab, pre);
   }
   fail(Code::kNotFound,
-       "{}: no tokenizer here; looked for tokenizer.json, tokenizer.model, *.tiktoken, vocab.json or encoder.json with "
+       "{}: no tokenizer here; looked for tokenizer.json, tekken.json, tokenizer.model, *.tiktoken, vocab.json or encoder.json with "
        "merges.txt or vocab.bpe",
        folder.string());
 }

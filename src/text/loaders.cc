@@ -52,6 +52,26 @@ void add_sentencepiece_decoder(bool strips_first_space, Decoder& decoder) {
   if (strips_first_space) decoder.add(StripDecode{" ", 1, 0});
 }
 
+std::string decode_base64(std::string_view text, const char* where) {
+  std::string out;
+  uint32_t bits = 0;
+  int num_bits = 0;
+  for (char c : text) {
+    int value = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26 : c >= '0' && c <= '9' ? c - '0' + 52
+                : c == '+' ? 62 : c == '/' ? 63 : -1;
+    if (c == '=' || c == '\n') continue;
+    if (value < 0) fail(Code::kInvalidArgument, "{}: '{}' is not base64", where, c);
+    bits = (bits << 6) | static_cast<uint32_t>(value);
+    num_bits += 6;
+    if (num_bits >= 8) {
+      num_bits -= 8;
+      out.push_back(static_cast<char>((bits >> num_bits) & 0xFF));
+      bits &= (1u << num_bits) - 1;
+    }
+  }
+  return out;
+}
+
 std::shared_ptr<const Regex> get_shared_regex(const std::string& pattern) {
   static std::mutex mutex;
   static std::map<std::string, std::weak_ptr<const Regex>> known;

@@ -32,4 +32,7 @@ std::shared_ptr<const Regex> get_shared_regex(const std::string& pattern);
 // Adds tokenizer_config.json's added tokens to `tokens`: theirs win over those with the same id.
 void merge_added_tokens(const TokenizerConfig& config, std::vector<AddedToken>& tokens);
 
+// Padding and line breaks are skipped. Throws Error that begins with `where`.
+std::string decode_base64(std::string_view text, const char* where);
+
 }  // namespace sluice::text

@@ -1,6 +1,7 @@
 // Tokenizers from a GGUF file's metadata (VocabularySource).
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -55,6 +56,20 @@ void add_special_tokens(const VocabularySource& source, PipelineParts& parts) {
     token.special = type != kUserDefined;
     parts.added_tokens.push_back(std::move(token));
     parts.raw_ids.push_back(static_cast<int32_t>(id));
+  }
+}
+
+// Which special tokens swallow the white space beside them is not in the file: it is known of the families.
+void set_stripping(const VocabularySource& source, std::vector<AddedToken>& tokens) {
+  auto has = [&](std::string_view text) {
+    return std::any_of(tokens.begin(), tokens.end(), [&](const AddedToken& token) { return token.content == text; });
+  };
+  bool is_roberta = source.model == "t5" || source.pre == "roberta-bpe" || source.pre.starts_with("jina-");
+  bool is_phi3 = source.model == "llama" && has("<|placeholder1|>") && has("<|assistant|>") && has("<|end|>");
+  for (AddedToken& token : tokens) {
+    std::string_view text = token.content;
+    if ((is_roberta && text == "<mask>") || (source.pre == "modern-bert" && text == "[MASK]")) token.lstrip = true;
+    if (is_phi3 && text != "<unk>" && text != "<s>" && text != "<|endoftext|>") token.rstrip = true;
   }
 }
 
@@ -122,8 +137,14 @@ void add_sentencepiece(const VocabularySource& source, bool unigram, PipelinePar
   }
   if (unigram) {
     step.remove_extra_whitespaces = source.remove_extra_whitespaces.value_or(false);
+    // Padding and added tokens have made-up scores, such as -10000.
+    double lowest = std::numeric_limits<double>::infinity();
+    for (size_t id = 0; id < scores.size(); ++id) {
+      if (type_of(source, id) == kNormal) lowest = std::min(lowest, static_cast<double>(scores[id]));
+    }
     parts.model = std::make_shared<TokenModel>(
-        Unigram(vocabulary, std::vector<double>(scores.begin(), scores.end()), matchable, parts.special.unknown, any_byte));
+        Unigram(vocabulary, std::vector<double>(scores.begin(), scores.end()), matchable, parts.special.unknown, any_byte,
+                lowest));
   } else {
     Bpe::Options options;
     options.unknown_id = parts.special.unknown;
@@ -205,6 +226,7 @@ std::unique_ptr<Tokenizer> make_tokenizer(const VocabularySource& source) {
          source.model);
   }
   add_special_tokens(source, parts);
+  set_stripping(source, parts.added_tokens);
   return std::make_unique<PipelineTokenizer>(std::move(parts));
 }
 

@@ -108,18 +108,27 @@ std::string apply(const SentencePieceStep& step, std::string text, bool at_start
   std::string body;  // mapped, white space trimmed and escaped
   body.reserve(text.size() + text.size() / 2);
   bool after_space = step.remove_extra_whitespaces;  // spaces at the beginning are dropped too
+  // Spaces are dropped where one part meets the next; those within a replacement stay.
   auto add = [&](std::string_view part) {
+    while (after_space && part.starts_with(' ')) part.remove_prefix(1);
+    if (part.empty()) return;
     for (char c : part) {
-      if (c != ' ') {
-        body.push_back(c);
-        after_space = false;
-      } else if (!after_space) {
+      if (c == ' ') {
         body += space;
-        after_space = step.remove_extra_whitespaces;
+      } else {
+        body.push_back(c);
       }
     }
+    after_space = step.remove_extra_whitespaces && part.back() == ' ';
   };
   for (size_t at = 0; at < text.size();) {
+    if (step.unmapped != nullptr) {
+      if (size_t length = step.unmapped->find_longest(text, at).first; length > 0) {
+        add(std::string_view(text).substr(at, length));
+        at += length;
+        continue;
+      }
+    }
     if (step.map != nullptr && !step.map->empty()) {
       if (auto replacement = step.map->find_longest(text, at)) {
         add(replacement->text);
@@ -131,8 +140,9 @@ std::string apply(const SentencePieceStep& step, std::string text, bool at_start
     add(std::string_view(text).substr(at, length));
     at += length;
   }
-  bool ends_with_space = step.remove_extra_whitespaces && after_space && body.size() >= space.size();
-  if (ends_with_space) body.resize(body.size() - space.size());
+  if (step.remove_extra_whitespaces) {
+    while (body.ends_with(space)) body.resize(body.size() - space.size());
+  }
   if (body.empty()) return body;
   if (!step.add_dummy_prefix || (step.prefix_only_at_start && !at_start)) return body;
   return step.treat_whitespace_as_suffix ? body + std::string(space) : std::string(space) + body;

@@ -9,6 +9,7 @@
 
 #include "text/charsmap.h"
 #include "text/regex.h"
+#include "text/trie.h"
 #include "text/unicode.h"
 
 namespace sluice::text {
@@ -41,6 +42,7 @@ struct ByteMapStep {};  // bytes to GPT-2's printable characters
 // SentencePiece's own normaliser: map, white space, dummy prefix, escaping.
 struct SentencePieceStep {
   std::shared_ptr<const Charsmap> map;
+  std::shared_ptr<const Trie> unmapped;  // the user-defined pieces, which the map leaves alone; may be null
   bool add_dummy_prefix = true;
   bool prefix_only_at_start = false;  // not after a special token (Hugging Face's legacy=false)
   bool remove_extra_whitespaces = false;

@@ -27,6 +27,7 @@ std::string_view guess_pre_pattern(const Vocabulary& vocabulary) {
     if (size > 125'000 && size < 140'000) return "tekken";
     return size > 60'000 ? "qwen2" : "starcoder";
   }
+  if (all_triples && !has("0000") && size > 160'000 && size < 166'000) return "kimi-k2";
   if (all_triples && !has("0000")) return size > 180'000 ? "gpt-4o" : "llama-bpe";
   return "gpt-2";
 }

@@ -10,7 +10,6 @@ namespace sluice::text {
 namespace {
 
 constexpr const char* kWhere = "tokenizer.model";
-constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";  // ▁
 
 // Walks the fields of one protobuf message. Every length is checked against what is left.
 class ProtoReader {
@@ -146,6 +145,7 @@ std::unique_ptr<Tokenizer> load_sentencepiece(std::string_view bytes, std::strin
   auto vocabulary = std::make_shared<Vocabulary>();
   std::vector<bool> matchable(count), unused(count);
   bool any_unused = false;
+  std::vector<std::pair<std::string_view, int32_t>> user_defined;
   PipelineParts parts;
   for (size_t id = 0; id < count; ++id) {
     const std::string& piece = model.pieces[id];
@@ -158,10 +158,11 @@ std::unique_ptr<Tokenizer> load_sentencepiece(std::string_view bytes, std::strin
       AddedToken token;
       token.id = static_cast<int32_t>(id);
       token.special = type != kUserDefined;
-      // Pieces are written as the normaliser leaves them; text is matched as it comes.
-      token.content = model.escape_whitespaces && !token.special
-                          ? ReplaceStep{std::string(kSpaceSymbol), nullptr, " "}.apply(piece) : piece;
-      if (!token.content.empty()) parts.added_tokens.push_back(std::move(token));
+      token.content = piece;
+      // Pieces are written as the normaliser leaves text, and are looked for there.
+      token.normalized = token.verbatim = !token.special;
+      if (token.normalized) user_defined.emplace_back(piece, token.id);
+      if (!piece.empty()) parts.added_tokens.push_back(std::move(token));
     }
   }
   auto in_range = [&](int64_t id) { return id >= 0 && id < static_cast<int64_t>(count) ? static_cast<int32_t>(id) : -1; };
@@ -189,6 +190,7 @@ std::unique_ptr<Tokenizer> load_sentencepiece(std::string_view bytes, std::strin
   }
   SentencePieceStep step;
   if (!model.charsmap.empty()) step.map = std::make_shared<Charsmap>(model.charsmap, kWhere);
+  if (!user_defined.empty()) step.unmapped = std::make_shared<Trie>(std::move(user_defined));
   step.add_dummy_prefix = model.add_dummy_prefix && config.add_prefix_space.value_or(true);
   step.prefix_only_at_start = !config.legacy.value_or(true);
   step.remove_extra_whitespaces = model.remove_extra_whitespaces;

@@ -68,7 +68,9 @@ std::unique_ptr<Tokenizer> load_tiktoken(std::string_view ranks, std::string_vie
 // vocab.json / encoder.json and merges.txt / vocab.bpe texts.
 std::unique_ptr<Tokenizer> load_vocab_merges(std::string_view vocab_json, std::string_view merges, std::string_view pre,
                                              std::string_view tokenizer_config);
-// The best of the above that a folder offers: tokenizer.json, tokenizer.model, *.tiktoken, vocab + merges; or one such
+// Mistral's tekken.json text.
+std::unique_ptr<Tokenizer> load_tekken(std::string_view tekken_json);
+// The best of the above that a folder offers: tokenizer.json, tekken.json, tokenizer.model, *.tiktoken, vocab + merges; or one such
 // file by its own path. `pre` overrides the guess for the last two.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path, std::string_view pre = "");
 

@@ -22,26 +22,6 @@ const json::array& get_list(const json::object& object, std::string_view key, co
   return list.get_array();
 }
 
-std::string decode_base64(std::string_view text, const char* part) {
-  std::string out;
-  uint32_t bits = 0;
-  int num_bits = 0;
-  for (char c : text) {
-    int value = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26 : c >= '0' && c <= '9' ? c - '0' + 52
-                : c == '+' ? 62 : c == '/' ? 63 : -1;
-    if (c == '=' || c == '\n') continue;
-    if (value < 0) fail(Code::kInvalidArgument, "tokenizer.json: {}: '{}' is not base64", part, c);
-    bits = (bits << 6) | static_cast<uint32_t>(value);
-    num_bits += 6;
-    if (num_bits >= 8) {
-      num_bits -= 8;
-      out.push_back(static_cast<char>((bits >> num_bits) & 0xFF));
-      bits &= (1u << num_bits) - 1;
-    }
-  }
-  return out;
-}
-
 // {"String": "..."} or {"Regex": "..."}; a bare string is literal.
 void read_pattern(const json::object& object, const char* part, std::string& literal, std::shared_ptr<const Regex>& regex) {
   const json::value& pattern = get_field(object, "pattern", part);
@@ -112,7 +92,7 @@ void read_normalizer(const json::value& value, Normalizer& out, int depth) {
   } else if (type == "Prepend") {
     out.add(PrependStep{read_text(object, "prepend", "")});
   } else if (type == "Precompiled") {
-    std::string map = decode_base64(read_text(object, "precompiled_charsmap", ""), kPart);
+    std::string map = decode_base64(read_text(object, "precompiled_charsmap", ""), "tokenizer.json: normalizer");
     out.add(PrecompiledStep{std::make_shared<Charsmap>(map, "tokenizer.json: normalizer")});
   } else if (type == "BertNormalizer") {
     BertStep step;

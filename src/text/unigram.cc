@@ -14,7 +14,8 @@ constexpr double kUnknownPenalty = 10.0;
 }  // namespace
 
 Unigram::Unigram(std::shared_ptr<const Vocabulary> vocabulary, std::vector<double> scores,
-                 const std::vector<bool>& matchable, int32_t unknown_id, bool byte_fallback)
+                 const std::vector<bool>& matchable, int32_t unknown_id, bool byte_fallback,
+                 double lowest_score)
     : vocabulary_(std::move(vocabulary)), scores_(std::move(scores)), unknown_id_(unknown_id) {
   std::vector<std::pair<std::string_view, int32_t>> entries;
   double lowest = std::numeric_limits<double>::infinity();
@@ -25,6 +26,7 @@ Unigram::Unigram(std::shared_ptr<const Vocabulary> vocabulary, std::vector<doubl
     lowest = std::min(lowest, scores_[static_cast<size_t>(id)]);
   }
   trie_ = Trie(std::move(entries));
+  if (lowest_score != std::numeric_limits<double>::infinity()) lowest = lowest_score;
   unknown_score_ = (lowest == std::numeric_limits<double>::infinity() ? 0.0 : lowest) - kUnknownPenalty;
   if (byte_fallback) {
     for (int byte = 0; byte < 256; ++byte) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string_view>
 #include <vector>
@@ -15,9 +16,11 @@ namespace sluice::text {
 class Unigram {
  public:
   // scores[id]; `matchable[id]`: whether text may become this token (empty: all). `unknown_id` may be -1: then what the
-  // vocabulary cannot express vanishes.
+  // vocabulary cannot express vanishes. `lowest_score`: what an unknown character is scored by; infinity: the least score of
+  // all tokens.
   Unigram(std::shared_ptr<const Vocabulary> vocabulary, std::vector<double> scores, const std::vector<bool>& matchable,
-          int32_t unknown_id, bool byte_fallback);
+          int32_t unknown_id, bool byte_fallback,
+          double lowest_score = std::numeric_limits<double>::infinity());
 
   // Appends the ids of one piece. Unknown characters side by side become one unknown token, or their bytes.
   void encode(std::string_view piece, std::vector<int32_t>& ids) const;

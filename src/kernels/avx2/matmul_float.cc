@@ -1,6 +1,6 @@
-// F32, F16, BF16 and F8 weights times f32 activations: the same strips and stretches as matmul_quantised.cc, with a
-// panel of floats [inputs][16 outputs] and one chain of fused multiply-adds an output, in the order of inputs, on every
-// path (batch invariance).
+// F32, F16, BF16 and F8 weights times f32 activations (rounded to what bf16 holds for BF16): the same strips and
+// stretches as matmul_quantised.cc, with a panel of floats [inputs][16 outputs] and one chain of fused multiply-adds an
+// output, in the order of inputs, on every path (batch invariance).
 #include "kernels/avx2/fills.h"
 #include "kernels/avx2/vector.h"
 
@@ -175,12 +175,13 @@ void multiply(const MatmulArgs& args) {
 }  // namespace
 
 void fill_matmul_float(Kernels& table) {
-  auto set = [&](DType type, void (*entry)(const MatmulArgs&)) {
-    table.matmul[static_cast<int>(type)] = {ActivationFormat::kF32, entry};
+  auto set = [&](DType type, void (*entry)(const MatmulArgs&),
+                 ActivationFormat format = ActivationFormat::kF32) {
+    table.matmul[static_cast<int>(type)] = {format, entry};
   };
   set(DType::kF32, multiply<F32>);
   set(DType::kF16, multiply<F16>);
-  set(DType::kBF16, multiply<BF16>);
+  set(DType::kBF16, multiply<BF16>, ActivationFormat::kBF16);
   set(DType::kF8E4M3, multiply<F8>);
 }
 

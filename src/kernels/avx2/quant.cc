@@ -135,6 +135,16 @@ void store_bf16(const float* x, void* row, int64_t n) {
   }
 }
 
+void round_to_bf16(const float* x, void* row, int64_t n) {
+  auto* to = static_cast<float*>(row);
+  auto round = [](__m256 v) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(to_bf16(v)), 16));
+  };
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(to + i, round(_mm256_loadu_ps(x + i)));
+  if (i < n) _mm256_maskstore_ps(to + i, lane_mask(n - i), round(_mm256_maskload_ps(x + i, lane_mask(n - i))));
+}
+
 }  // namespace
 
 void fill_quant(Kernels& table) {
@@ -157,6 +167,7 @@ void fill_quant(Kernels& table) {
   set(DType::kIQ4_NL, dequantize_blocks<BlockIQ4_NL>);
   set(DType::kIQ4_XS, dequantize_blocks<BlockIQ4_XS>);
   table.quantize_activations[static_cast<int>(ActivationFormat::kQ8_32)] = quantize_q8_32;
+  table.quantize_activations[static_cast<int>(ActivationFormat::kBF16)] = round_to_bf16;
   table.store_row[static_cast<int>(DType::kF16)] = store_f16;
   table.store_row[static_cast<int>(DType::kBF16)] = store_bf16;
   table.store_row[static_cast<int>(DType::kQ8_0)] = store_q8_0;

@@ -45,6 +45,11 @@ void quantize_q8_32(const float* x, void* row, int64_t n) {
   }
 }
 
+void round_to_bf16(const float* x, void* row, int64_t n) {
+  auto* to = static_cast<float*>(row);
+  for (int64_t i = 0; i < n; ++i) to[i] = bf16_to_float(float_to_bf16(x[i]));
+}
+
 template <uint16_t (*kConvert)(float)>
 void store_halves(const float* x, void* row, int64_t n) {
   auto* bytes = static_cast<uint8_t*>(row);
@@ -72,6 +77,7 @@ void store_q8_0(const float* x, void* row, int64_t n) {
 void fill_convert(Kernels& table) {
   table.quantize_activations[static_cast<int>(ActivationFormat::kF32)] = copy_f32;
   table.quantize_activations[static_cast<int>(ActivationFormat::kQ8_32)] = quantize_q8_32;
+  table.quantize_activations[static_cast<int>(ActivationFormat::kBF16)] = round_to_bf16;
   table.store_row[static_cast<int>(DType::kF32)] = copy_f32;
   table.store_row[static_cast<int>(DType::kF16)] = store_halves<float_to_f16>;
   table.store_row[static_cast<int>(DType::kBF16)] = store_halves<float_to_bf16>;

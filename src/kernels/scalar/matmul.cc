@@ -65,6 +65,7 @@ void fill_matmul(Kernels& table) {
   set_all<DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0,
           DType::kQ5_1, DType::kQ8_0, DType::kQ2_K, DType::kQ3_K, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K,
           DType::kIQ4_NL, DType::kIQ4_XS>(table);
+  table.matmul[static_cast<int>(DType::kBF16)].activation_format = ActivationFormat::kBF16;
 }
 
 }  // namespace sluice::kernels::scalar
