@@ -73,6 +73,11 @@ void run(Flags& flags) {
 
   api::Server server(flags.server, repository);
   server.start();
+  const std::string& host = flags.server.http.host;
+  if (flags.server.api_keys.empty() && flags.server.http.uds.empty() && host != "127.0.0.1" && host != "localhost" &&
+      host != "::1") {
+    LOG(warning, "listening on {} without --api-key: whoever can reach this machine can use the model", host);
+  }
   std::printf("sluice serves %s%s (%s) on %s\n", is_builtin ? "the built-in model " : "", flags.served_names[0].c_str(),
               description.c_str(), server.url().c_str());
   if (is_builtin) std::printf("Point it at your own with: sluice serve --model FILE.gguf (or a Hugging Face folder)\n");

@@ -1,11 +1,34 @@
 // sluice tokenize: text on standard input to token ids on standard output.
+#include <algorithm>
+#include <charconv>
 #include <cstdio>
 
+#include "base/error.h"
 #include "base/json.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
 
 namespace sluice::cli {
+namespace {
+
+// "[1, 403, 407]" or "1 403 407".
+std::vector<int32_t> parse_ids(const std::string& text, int64_t vocab_size) {
+  std::vector<int32_t> ids;
+  for (size_t at = 0; (at = text.find_first_not_of(" \t\r\n,[]", at)) != std::string::npos;) {
+    size_t end = std::min(text.find_first_of(" \t\r\n,[]", at), text.size());
+    std::string word = text.substr(at, end - at);
+    int64_t id = -1;
+    auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), id);
+    if (error != std::errc() || stop != word.data() + word.size() || id < 0 || id >= vocab_size) {
+      fail(Code::kInvalidArgument, "'{}' is not a token id; the vocabulary has ids 0 to {}", word, vocab_size - 1);
+    }
+    ids.push_back(static_cast<int32_t>(id));
+    at = end;
+  }
+  return ids;
+}
+
+}  // namespace
 
 void add_tokenize(CLI::App& parent) {
   struct Flags {
@@ -25,16 +48,7 @@ void add_tokenize(CLI::App& parent) {
     auto tokenizer = engine::load_tokenizer(flags->path, flags->pre);
     std::string input = read_stream_or_file("-");
     if (flags->decode) {
-      std::vector<int32_t> ids;
-      const char* at = input.c_str();
-      for (char* end; *at != '\0'; at = end) {
-        long id = std::strtol(at, &end, 10);
-        if (end == at) {
-          ++at, end = const_cast<char*>(at);  // a bracket or comma
-        } else {
-          ids.push_back(static_cast<int32_t>(id));
-        }
-      }
+      std::vector<int32_t> ids = parse_ids(input, tokenizer->vocab_size());
       std::string text = tokenizer->decode(ids, false);
       std::fwrite(text.data(), 1, text.size(), stdout);
       return;

@@ -83,8 +83,10 @@ KvMemoryPlan plan_kv_memory(const EngineOptions& options, const llm::Model& mode
   if (options.kv_cache_memory_bytes > 0) {
     plan.num_pages = options.kv_cache_memory_bytes / page_bytes;
     if (options.kv_cache_memory_bytes > available_bytes) {
-      LOG(warning, "the KV cache may grow to {} MiB, of which {} MiB are available now",
-          options.kv_cache_memory_bytes / kMiB, available_bytes / kMiB);
+      fail(Code::kResourceExhausted,
+           "a KV cache of {} MiB was asked for and {} MiB of memory are available; set "
+           "--kv-cache-memory to less",
+           options.kv_cache_memory_bytes / kMiB, available_bytes / kMiB);
     }
   } else {
     // Mapped weights count as available until they are read, others do not any more; which it is

@@ -323,10 +323,11 @@ void read_defaults(const fs::path& path, const json::object& config, GenerationD
 }
 
 // generation_config.json as `choice` says: the folder's, none, or one somewhere else.
+// `beside`: where the model's own would lie.
 std::optional<fs::path> choose_generation_config(const std::string& choice,
-                                                 const fs::path& folder) {
+                                                 const fs::path& beside) {
   if (choice == "none" || choice == "vllm") return std::nullopt;
-  if (choice.empty() || choice == "auto") return folder / "generation_config.json";
+  if (choice.empty() || choice == "auto") return beside;
   fs::path path =
       is_folder(choice) ? fs::path(choice) / "generation_config.json" : fs::path(choice);
   if (!is_file(path)) {
@@ -392,15 +393,17 @@ LoadedModel load(const std::string& path, const LoadOptions& options) {
     if (std::optional<int32_t> id = find_id(weights->metadata(), key)) ends.add(*id);
   }
   if (loaded.tokenizer) ends.add(*loaded.tokenizer);
-  // A lone GGUF file has nothing to do with the configurations of other models beside it.
+  // A lone MODEL.gguf has nothing to do with the configurations of other models beside it, but for
+  // MODEL.generation_config.json.
   bool folder_counts = !is_gguf || is_folder(path);
+  fs::path own_config = folder_counts ? folder / "generation_config.json"
+                                      : fs::path(path).replace_extension(".generation_config.json");
   if (folder_counts) {
     if (std::optional<json::object> config = find_json(folder / "config.json")) ends.add(*config);
   }
   std::optional<fs::path> generation_config =
-      choose_generation_config(options.generation_config, folder);
-  bool is_own = options.generation_config.empty() || options.generation_config == "auto";
-  if (generation_config && (folder_counts || !is_own)) {
+      choose_generation_config(options.generation_config, own_config);
+  if (generation_config) {
     if (std::optional<json::object> config = find_json(*generation_config)) {
       ends.add(*config);
       read_defaults(*generation_config, *config, loaded.defaults);

@@ -14,6 +14,7 @@ namespace {
 constexpr int64_t kQueryBlock = 32;
 constexpr int64_t kFfnSpan = 8192;  // elements of one piece of an activation function
 constexpr int64_t kLogitSpan = 1 << 15;
+constexpr int64_t kMinAttentionWork = 64 << 10;  // multiply-adds: about a microsecond
 
 }  // namespace
 
@@ -134,6 +135,7 @@ void Transformer::prepare(const Batch& batch, const KvStore& kv) {
         kv.layout().num_layers, kv.layout().num_kv_heads, kv.layout().head_dim);
   places_.resize(static_cast<size_t>(num_tokens_));
   int64_t next_token = 0, longest = 0;
+  attention_work_ = 0;
   for (const BatchSequence& sequence : batch.sequences) {
     CHECK(sequence.first_token == next_token && sequence.num_tokens >= 1 &&
               sequence.first_position >= 0,
@@ -144,6 +146,7 @@ void Transformer::prepare(const Batch& batch, const KvStore& kv) {
     CHECK(!config_.family.learned_positions || end <= config_.max_positions, end,
           config_.max_positions);
     longest = std::max(longest, end);
+    attention_work_ += sequence.num_tokens * end * config_.query_width() * 2;
     for (int64_t page = 0; page * kernels::kPageSize < end; ++page) {
       CHECK(sequence.pages[page] >= 0 && sequence.pages[page] < kv.num_pages(),
             sequence.pages[page], kv.num_pages());
@@ -280,8 +283,11 @@ void Transformer::attend(int64_t layer_index, const Batch& batch, const KvStore&
   const LayerConfig& layer = config_.layers[static_cast<size_t>(layer_index)];
   const int64_t group = config_.num_heads / config_.num_kv_heads, stride = config_.query_width();
   const auto attention = kernels_.attention[static_cast<int>(kv.layout().type)];
+  // Short contexts of few sequences are done sooner than a barrier.
+  const int64_t num_pieces = static_cast<int64_t>(pieces_.size());
+  const int64_t grain = kMinAttentionWork * num_pieces / std::max<int64_t>(1, attention_work_) + 1;
   pool_.parallel_for(
-      static_cast<int64_t>(pieces_.size()), 1, [&](int64_t begin, int64_t end, int worker_index) {
+      num_pieces, grain, [&](int64_t begin, int64_t end, int worker_index) {
         Worker& worker = workers_[static_cast<size_t>(worker_index)];
         for (int64_t i = begin; i < end; ++i) {
           const AttentionPiece& piece = pieces_[static_cast<size_t>(i)];

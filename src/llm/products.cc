@@ -14,7 +14,7 @@ using kernels::ActivationFormat;
 constexpr int64_t kRowBlockBytes = 512 << 10;
 constexpr int64_t kColumnGrain = 16, kColumnsMax = 256;
 // Below this many multiply-adds a barrier costs more than a second worker saves.
-constexpr int64_t kMinParallelWork = 32 << 10;
+constexpr int64_t kMinParallelWork = 128 << 10;
 
 struct Cut {
   int64_t rows_each = 0, columns_each = 0;

@@ -94,6 +94,7 @@ class Transformer final : public Model {
   int64_t layer_ = -1;  // of the stages observed now
 
   int64_t num_tokens_ = 0;          // of the current batch
+  int64_t attention_work_ = 0;  // of one layer, in multiply-adds, at most
   std::vector<TokenPlace> places_;  // [num_tokens]
   std::vector<AttentionPiece> pieces_;
   std::vector<Worker> workers_;               // [num_threads]

@@ -87,6 +87,13 @@ class Cli(unittest.TestCase):
         self.assertIn("there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, "
                       "red ball. She wanted to play with it, but it was too high.", text)
 
+    def test_run_ends_with_the_story(self):
+        text = sluice("run", MODEL, "Once upon a time", "--temperature", 0)
+        self.assertTrue(text.rstrip().endswith('"Thank you, Lily! You are a good friend."'), text[-200:])
+
+    def test_bad_token_ids(self):
+        self.assertIn("'x'", sluice("tokenize", MODEL, "--decode", text="1 403 x", code=1))
+
     def test_run_reads_a_pipe(self):
         self.assertTrue(sluice("run", MODEL, "--raw", "--temperature", 0, "--max-tokens", 5, text="Once upon").strip())
 
