@@ -131,11 +131,23 @@ void reject_unsupported(const json::object& body, std::initializer_list<std::str
                type);
 }
 
-void log_unknown_fields(const json::object& body, std::initializer_list<std::string_view> known) {
+// Of completions and of chat.
+constexpr std::string_view kCommonFields[] = {
+    "model", "echo", "frequency_penalty", "logit_bias", "logprobs", "max_tokens", "n", "best_of",
+    "presence_penalty", "seed", "stop", "stream", "stream_options", "temperature", "top_p", "user", "top_k",
+    "min_p", "typical_p", "repetition_penalty", "stop_token_ids", "include_stop_str_in_output",
+    "ignore_eos", "min_tokens", "skip_special_tokens", "spaces_between_special_tokens",
+    "truncate_prompt_tokens", "truncation_side", "allowed_token_ids", "prompt_logprobs", "bad_words",
+    "add_special_tokens", "priority", "request_id", "return_tokens_as_token_ids", "return_token_ids",
+    "cache_salt", "response_format", "length_penalty", "stream_interval", "session_id", "vllm_xargs"};
+
+void log_unknown_fields(const json::object& body, std::initializer_list<std::string_view> own) {
   if (!log::is_on(log::Level::kDebug)) return;
   for (const auto& member : body) {
     std::string_view key(member.key().data(), member.key().size());
-    if (std::find(known.begin(), known.end(), key) == known.end()) LOG(debug, "request field '{}' is ignored", key);
+    bool is_known = std::find(std::begin(kCommonFields), std::end(kCommonFields), key) != std::end(kCommonFields) ||
+                    std::find(own.begin(), own.end(), key) != own.end();
+    if (!is_known) LOG(debug, "request field '{}' is ignored", key);
   }
 }
 

@@ -73,7 +73,8 @@ auto within(std::string_view outer, Read read) {
 // Throws Error naming the first field that is there (not null, not its harmless value) and not supported: those that
 // both requests have, then `fields`.
 void reject_unsupported(const json::object& body, std::initializer_list<std::string_view> fields);
-void log_unknown_fields(const json::object& body, std::initializer_list<std::string_view> known);
+// Names, at debug, the fields that neither both requests know nor this one by its `own`.
+void log_unknown_fields(const json::object& body, std::initializer_list<std::string_view> own);
 
 // The fields both requests share, except max_tokens and logprobs, into `request` and `answer`.
 void parse_common(const json::object& body, const OpenAiLimits& limits, serve::GenerateRequest& request,
