@@ -3,9 +3,10 @@
 //   kernels_bench [--benchmark_filter=matmul/q4_0]        all, or some
 //   SLUICE_ISA=scalar kernels_bench                       the table of one instruction set
 //
-// First the machine's own limits are measured: reading memory, and f32 fused multiply-adds in registers. Then every
+// First the machine's own limits are measured: reading memory, and arithmetic in registers (kernels/peak.h). Then every
 // entry is compared with scalar/ and only then timed. Columns: GB/s of weights (or keys and values) read, GFLOP/s (two
-// for a multiply-add), and both as a share of the limit. Products of 8-bit integers can pass 100% of the f32 limit.
+// for a multiply-add), and both as a share of the limit: of int8 dot products for entries that round activations to 8
+// bits, of f32 multiply-adds for the others.
 // Weights rotate through more memory than the caches hold, as the layers of a model do.
 #include <benchmark/benchmark.h>
 
@@ -16,13 +17,12 @@
 #include <map>
 #include <memory>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include <fmt/format.h>
 
 #include "kernels/cpu.h"
+#include "kernels/pack.h"
+#include "kernels/attention.h"
+#include "kernels/peak.h"
 #include "kernels/random_weights.h"
 
 namespace sluice::kernels {
@@ -49,62 +49,21 @@ double best_rate(double amount, Work work) {
   return best;
 }
 
-#if defined(__x86_64__)
-
-// Four streams, prefetched: one alone does not fill the memory pipeline.
-__attribute__((target("avx2"))) void read_streams(const uint8_t* data, size_t bytes) {
-  __m256i sums[4] = {};
-  const size_t quarter = bytes / 4;
-  for (size_t i = 0; i < quarter; i += 64) {
-    for (size_t j = 0; j < 4; ++j) {
-      const uint8_t* p = data + j * quarter + i;
-      _mm_prefetch(reinterpret_cast<const char*>(p + 2048), _MM_HINT_T0);
-      for (size_t half = 0; half < 64; half += 32) {
-        sums[j] = _mm256_xor_si256(sums[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + half)));
-      }
-    }
-  }
-  benchmark::DoNotOptimize(sums);
-}
-
-__attribute__((target("avx2,fma"))) float multiply_add_in_registers(int64_t rounds) {
-  const __m256 f = _mm256_set1_ps(0.999f);
-  __m256 a = f, b = f, c = f, d = f, e = f, g = f, h = f, i = f, j = f, k = f;
-  for (; rounds > 0; --rounds) {
-    a = _mm256_fmadd_ps(a, f, f), b = _mm256_fmadd_ps(b, f, f), c = _mm256_fmadd_ps(c, f, f);
-    d = _mm256_fmadd_ps(d, f, f), e = _mm256_fmadd_ps(e, f, f), g = _mm256_fmadd_ps(g, f, f);
-    h = _mm256_fmadd_ps(h, f, f), i = _mm256_fmadd_ps(i, f, f), j = _mm256_fmadd_ps(j, f, f);
-    k = _mm256_fmadd_ps(k, f, f);
-    // Equal chains must not be made one.
-    __asm__ volatile("" : "+x"(a), "+x"(b), "+x"(c), "+x"(d), "+x"(e), "+x"(g), "+x"(h), "+x"(i), "+x"(j), "+x"(k));
-  }
-  return _mm256_cvtss_f32(_mm256_add_ps(a, _mm256_add_ps(b, _mm256_add_ps(c, _mm256_add_ps(d, _mm256_add_ps(e,
-         _mm256_add_ps(g, _mm256_add_ps(h, _mm256_add_ps(i, _mm256_add_ps(j, k))))))))));
-}
-
-#endif
-
 double measure_read_bandwidth() {
-  std::vector<uint8_t> bytes(2 * kColdBytes, 1);
-  const auto amount = static_cast<double>(bytes.size());
-#if defined(__x86_64__)
-  if (get_cpu().avx2) return best_rate(amount, [&] { read_streams(bytes.data(), bytes.size()); });
-#endif
-  return best_rate(amount, [&] { benchmark::DoNotOptimize(std::memchr(bytes.data(), 2, bytes.size())); });
+  const std::vector<uint8_t> memory(2 * kColdBytes + 64, 1);
+  const uint8_t* aligned = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
+  return best_rate(2.0 * kColdBytes, [&] { benchmark::DoNotOptimize(read_stream(aligned, 2 * kColdBytes)); });
 }
 
-double measure_peak_flops() {
-#if defined(__x86_64__)
-  constexpr int64_t kRounds = 5'000'000;
-  auto work = [] { benchmark::DoNotOptimize(multiply_add_in_registers(kRounds)); };
-  if (get_cpu().avx2) return best_rate(160.0 * kRounds, work);
-#endif
-  return 0;
+double measure_peak(const PeakLoop& loop) {
+  constexpr int64_t kRounds = 1'000'000;
+  return best_rate(loop.operations_per_round * kRounds, [&] { loop.run(kRounds); });
 }
 
 struct Limits {
   double bandwidth = measure_read_bandwidth();
-  double flops = measure_peak_flops();
+  double int8 = measure_peak(get_peak_int8());
+  double f32 = measure_peak(get_peak_f32());
 };
 
 const Limits& limits() {
@@ -112,13 +71,13 @@ const Limits& limits() {
   return measured;
 }
 
-// What one iteration reads and computes, over `seconds` for all of them.
-void report(benchmark::State& state, double seconds, double bytes, double flops) {
+// What one iteration reads and computes, over `seconds` for all of them; `peak` is of the arithmetic that suits it.
+void report(benchmark::State& state, double seconds, double bytes, double flops, double peak) {
   const double count = static_cast<double>(state.iterations());
   state.counters["GB/s"] = bytes * count / seconds / 1e9;
   state.counters["%bw"] = 100 * bytes * count / seconds / limits().bandwidth;
   state.counters["GFLOP/s"] = flops * count / seconds / 1e9;
-  if (limits().flops > 0) state.counters["%fma"] = 100 * flops * count / seconds / limits().flops;
+  state.counters["%peak"] = 100 * flops * count / seconds / peak;
 }
 
 // Random weights once a type, shared by all shapes: a matrix starts at any row of the pool.
@@ -137,17 +96,30 @@ const std::vector<uint8_t>& weight_pool(DType type) {
 void run_matmul(benchmark::State& state, DType type, int64_t num_outputs, int64_t num_inputs, int64_t num_rows) {
   const Kernels& table = get_kernels();
   static const Kernels scalar = make_kernels("scalar");
-  const MatmulEntry entry = table.matmul[static_cast<int>(type)];
-  const std::vector<uint8_t>& pool = weight_pool(type);
+  // What the engine uses: packed weights where there is an entry for them.
+  const MatmulEntry packed = table.packed_matmul[static_cast<int>(type)];
+  const MatmulEntry entry = packed.multiply != nullptr ? packed : table.matmul[static_cast<int>(type)];
+  const std::vector<uint8_t>& rows = weight_pool(type);
   const int64_t weight_row_bytes = row_bytes(type, num_inputs);
   const size_t matrix_bytes = static_cast<size_t>(num_outputs * weight_row_bytes);
+  const size_t num_matrices = rows.size() / matrix_bytes;
+  std::vector<uint8_t> strips;
+  const uint8_t* pool = rows.data();
+  if (packed.multiply != nullptr) {
+    strips.resize(num_matrices * matrix_bytes + 64);
+    uint8_t* aligned = strips.data() + (64 - reinterpret_cast<uintptr_t>(strips.data()) % 64) % 64;
+    for (size_t i = 0; i < num_matrices; ++i) {
+      pack_matrix(type, rows.data() + i * matrix_bytes, num_outputs, num_inputs, aligned + i * matrix_bytes);
+    }
+    pool = aligned;
+  }
 
   Random random(2);
   std::vector<float> floats = random_floats(num_rows * num_inputs, random);
-  std::vector<uint8_t> x = convert_activations(table, entry.activation_format, floats, num_rows, num_inputs);
+  ActivationBytes x = convert_activations(table, entry.activation_format, floats, num_rows, num_inputs);
   std::vector<float> y(static_cast<size_t>(num_rows * num_outputs));
   MatmulArgs args = {};
-  args.weights = pool.data();
+  args.weights = pool;
   args.weight_row_bytes = weight_row_bytes;
   args.activations = x.data();
   args.activation_row_bytes = activation_row_bytes(entry.activation_format, num_inputs);
@@ -161,6 +133,7 @@ void run_matmul(benchmark::State& state, DType type, int64_t num_outputs, int64_
   // A few outputs of the last row against the reference; 8-bit activations explain up to about 1%.
   std::vector<float> expected(8);
   MatmulArgs check = args;
+  check.weights = rows.data();
   std::vector<float> last(floats.end() - num_inputs, floats.end());
   check.activations = last.data();
   check.output = expected.data();
@@ -181,14 +154,16 @@ void run_matmul(benchmark::State& state, DType type, int64_t num_outputs, int64_
   size_t at = 0;
   const double begin = seconds_now();
   for (auto _ : state) {
-    args.weights = pool.data() + at;
+    args.weights = pool + at;
     entry.multiply(args);
     benchmark::ClobberMemory();
     at += matrix_bytes;
-    if (at + matrix_bytes > pool.size()) at = 0;
+    if (at + matrix_bytes > num_matrices * matrix_bytes) at = 0;
   }
   const double seconds = seconds_now() - begin;
-  report(state, seconds, static_cast<double>(matrix_bytes), 2.0 * static_cast<double>(num_rows * num_outputs * num_inputs));
+  report(state, seconds, static_cast<double>(matrix_bytes),
+         2.0 * static_cast<double>(num_rows * num_outputs * num_inputs),
+         entry.activation_format == ActivationFormat::kQ8_32 ? limits().int8 : limits().f32);
 }
 
 // One call: `num_queries` tokens at the end of `context`, one key/value head shared by `group_size` query heads.
@@ -205,8 +180,12 @@ void run_attention(benchmark::State& state, DType type, int64_t context, int64_t
   Random random(3);
   std::vector<float> rows = random_floats(kPageSize * kHeadDim, random);
   std::vector<uint8_t> memory(static_cast<size_t>(num_heads * 2 * num_pages * page_bytes));
-  for (size_t at = 0; at < memory.size(); at += static_cast<size_t>(page_bytes)) {
-    table.store_row[static_cast<int>(type)](rows.data(), memory.data() + at, kPageSize * kHeadDim);
+  for (size_t at = 0, page = 0; at < memory.size(); at += static_cast<size_t>(page_bytes), ++page) {
+    const bool is_keys = page / static_cast<size_t>(num_pages) % 2 == 0;
+    for (int64_t row = 0; row < kPageSize; ++row) {
+      const float* x = rows.data() + row * kHeadDim;
+      (is_keys ? store_key : store_value)(table, type, x, kHeadDim, memory.data() + at, row);
+    }
   }
   std::vector<const void*> pages(static_cast<size_t>(num_heads * 2 * num_pages));
   for (size_t i = 0; i < pages.size(); ++i) pages[i] = memory.data() + static_cast<int64_t>(i) * page_bytes;
@@ -214,24 +193,29 @@ void run_attention(benchmark::State& state, DType type, int64_t context, int64_t
   const int64_t width = group_size * kHeadDim;
   std::vector<float> queries = random_floats(num_queries * width, random);
   std::vector<float> output(queries.size()), expected(queries.size());
-  std::vector<float> scratch(static_cast<size_t>(attention_scratch_floats(context, group_size, kHeadDim)));
+  // As many queries a call as the forward pass brings.
+  const int64_t queries_each = std::clamp<int64_t>(kAttentionRows / group_size, 1, num_queries);
+  std::vector<float> scratch(static_cast<size_t>(attention_scratch_floats(group_size, kHeadDim)));
+  std::vector<float> partials(static_cast<size_t>(2 * queries_each * group_size * attention_partial_floats(kHeadDim)));
   AttentionArgs args = {};
-  args.queries = queries.data();
-  args.query_stride = args.output_stride = width;
-  args.output = output.data();
+  args.query_stride = width;
   args.key_pages = pages.data();
   args.value_pages = pages.data() + num_pages;
-  args.num_queries = num_queries;
   args.group_size = group_size;
   args.head_dim = kHeadDim;
-  args.first_position = context - num_queries;
   args.scale = 0.125f;
+  args.partials = partials.data();
   args.scratch = scratch.data();
-  table.attention[static_cast<int>(type)](args);
-  AttentionArgs check = args;
-  check.output = expected.data();
-  check.num_queries = 1;
-  scalar.attention[static_cast<int>(type)](check);
+  auto attend_all = [&](const Kernels& kernels, int64_t count, std::vector<float>& to) {
+    for (int64_t query = 0; query < count; query += queries_each) {
+      args.queries = queries.data() + query * width;
+      args.first_position = context - num_queries + query;
+      args.num_queries = std::min(queries_each, count - query);
+      attend(kernels, type, args, to.data() + query * width, width);
+    }
+  };
+  attend_all(table, num_queries, output);
+  attend_all(scalar, 1, expected);
   for (size_t i = 0; i < static_cast<size_t>(width); ++i) {
     if (!(std::fabs(output[i] - expected[i]) < 1e-4f)) {
       state.SkipWithError("differs from scalar");
@@ -244,14 +228,15 @@ void run_attention(benchmark::State& state, DType type, int64_t context, int64_t
   for (auto _ : state) {
     args.key_pages = pages.data() + head * 2 * num_pages;
     args.value_pages = args.key_pages + num_pages;
-    table.attention[static_cast<int>(type)](args);
+    attend_all(table, num_queries, output);
     benchmark::ClobberMemory();
     head = (head + 1) % num_heads;
   }
   const double seconds = seconds_now() - begin;
   double seen = 0;
-  for (int64_t i = 0; i < num_queries; ++i) seen += static_cast<double>(args.first_position + i + 1);
-  report(state, seconds, static_cast<double>(2 * num_pages * page_bytes), 4.0 * seen * static_cast<double>(width));
+  for (int64_t i = 0; i < num_queries; ++i) seen += static_cast<double>(context - num_queries + i + 1);
+  report(state, seconds, static_cast<double>(2 * num_pages * page_bytes), 4.0 * seen * static_cast<double>(width),
+         limits().f32);
 }
 
 void run_rms_norm(benchmark::State& state) {
@@ -279,8 +264,8 @@ void run_argmax(benchmark::State& state) {
 }
 
 void register_all() {
-  const DType weights[] = {DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kQ6_K, DType::kF16, DType::kF32};
-  for (auto [outputs, inputs] : {std::pair<int64_t, int64_t>{2048, 2048}, {5632, 2048}}) {
+  const DType weights[] = {DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kQ6_K, DType::kF16, DType::kBF16, DType::kF32};
+  for (auto [outputs, inputs] : {std::pair<int64_t, int64_t>{2048, 2048}, {5632, 2048}, {2048, 5632}}) {
     for (DType type : weights) {
       for (int64_t rows : {1, 8, 32, 512}) {
         std::string title = fmt::format("matmul/{}/{}x{}/rows:{}", name(type), outputs, inputs, rows);
@@ -315,8 +300,9 @@ int main(int argc, char** argv) {
   using namespace sluice::kernels;
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  std::printf("%s, isa %s, one thread; limits: read %.1f GB/s, f32 fma %.0f GFLOP/s\n", get_cpu().model_name.c_str(),
-              get_kernels().isa, limits().bandwidth / 1e9, limits().flops / 1e9);
+  std::printf("%s, isa %s, one thread; limits: read %.1f GB/s, int8 %.2f TOP/s (%s), f32 %.0f GFLOP/s (%s)\n",
+              get_cpu().model_name.c_str(), get_kernels().isa, limits().bandwidth / 1e9, limits().int8 / 1e12,
+              get_peak_int8().name, limits().f32 / 1e9, get_peak_f32().name);
   register_all();
   benchmark::RunSpecifiedBenchmarks();
   return 0;

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <numeric>
+#include <thread>
 
 #include "base/bounded_queue.h"
 #include "base/check.h"
@@ -58,6 +59,53 @@ TEST(ThreadPool, ParallelForVisitsEachIndexOnce) {
       for (auto& hit : hits) ASSERT_EQ(hit.load(), 1);
     }
   }
+}
+
+TEST(ThreadPool, RunReachesEveryWorker) {
+  for (int threads : {1, 2, 3, num_available_cores() + 3}) {
+    ThreadPool pool(threads);
+    for (int repeat = 0; repeat < 100; ++repeat) {
+      std::vector<int> calls(static_cast<size_t>(threads), 0);  // each worker writes its own, the owner reads all
+      pool.run([&](int worker) { ++calls[static_cast<size_t>(worker)]; });
+      EXPECT_EQ(calls, std::vector<int>(static_cast<size_t>(threads), 1));
+      // Now and then long enough for the workers to park.
+      if (repeat % 25 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(4));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(4));  // the pool ends with its workers parked
+  }
+}
+
+// The owner does not go on, nor the job's memory away, while a worker that came is still at it.
+TEST(ThreadPool, ParallelForWaitsForWhoCame) {
+  ThreadPool pool(3);
+  for (int repeat = 0; repeat < 50; ++repeat) {
+    std::atomic<int> num_inside{0};
+    int64_t sums[3] = {};
+    pool.parallel_for(64, 1, [&](int64_t begin, int64_t end, int worker) {
+      ++num_inside;
+      if (worker != 0 && repeat % 10 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      for (int64_t i = begin; i < end; ++i) sums[worker] += i;
+      --num_inside;
+    });
+    EXPECT_EQ(num_inside.load(), 0);
+    EXPECT_EQ(sums[0] + sums[1] + sums[2], 64 * 63 / 2);
+  }
+}
+
+TEST(ThreadPool, SeveralPoolsWorkAtOnce) {
+  std::atomic<int64_t> total{0};
+  std::vector<std::thread> owners;
+  for (int owner = 0; owner < 3; ++owner) {
+    owners.emplace_back([&] {
+      ThreadPool pool(2);
+      for (int repeat = 0; repeat < 200; ++repeat) {
+        pool.parallel_for(8, 1, [&](int64_t begin, int64_t end, int) { total += end - begin; });
+        pool.run([&](int) { ++total; });
+      }
+    });
+  }
+  for (std::thread& owner : owners) owner.join();
+  EXPECT_EQ(total.load(), 3 * 200 * (8 + 2));
 }
 
 TEST(BoundedQueue, RefusesWhenFullAndDrainsWhenClosed) {

@@ -57,6 +57,15 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
+void MappedFile::release(std::span<const uint8_t> part) const {
+  if (part.data() < data_ || part.data() + part.size() > data_ + size_) return;
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const auto first = static_cast<size_t>(part.data() - data_), end = first + part.size();
+  const size_t whole_first = (first + page - 1) / page * page, whole_end = end / page * page;
+  if (whole_first >= whole_end) return;
+  madvise(const_cast<uint8_t*>(data_) + whole_first, whole_end - whole_first, MADV_DONTNEED);  // a refusal only keeps them
+}
+
 std::string read_file(const std::string& path, size_t max_bytes) {
   MappedFile file(path);
   if (file.bytes().size() > max_bytes) {

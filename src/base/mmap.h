@@ -21,6 +21,9 @@ class MappedFile {
   std::span<const uint8_t> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
 
+  // Gives back the memory of the whole pages in `part`, if it lies in this file: they are read again when touched.
+  void release(std::span<const uint8_t> part) const;
+
  private:
   std::string path_;
   const uint8_t* data_ = nullptr;

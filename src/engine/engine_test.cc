@@ -125,10 +125,11 @@ TEST(Engine, GeneratesAndTellsWhen) {
 
 TEST(Engine, SamplesTheSameTextWhateverElseRuns) {
   std::vector<int32_t> alone;
-  for (int others : {0, 30}) {
+  for (auto [others, num_threads] : {std::pair(0, 1), std::pair(30, 1), std::pair(31, 4)}) {
     Rig rig({.kv_cache_memory_bytes = 60 * Rig::page_bytes(),
              .max_num_batched_tokens = 40,
-             .max_num_seqs = 12});
+             .max_num_seqs = 12},
+            num_threads);
     std::vector<Collected> noise(static_cast<size_t>(others));
     for (int i = 0; i < others; ++i) {
       Request request = make_request("n" + std::to_string(i),

@@ -382,7 +382,7 @@ LoadedModel load(const std::string& path, const LoadOptions& options) {
 
   loaded.pool = std::make_unique<ThreadPool>(
       options.num_threads > 0 ? options.num_threads : num_available_cores(), options.pin_threads);
-  loaded.model = llm::load_model(weights, folder.string(), *loaded.pool);
+  loaded.model = llm::load_model(weights, folder.string(), *loaded.pool, options.repack);
   loaded.tokenizer = load_model_tokenizer(*weights, folder, is_gguf, options);
   if (loaded.tokenizer) check_vocabulary(loaded);
   loaded.chat_template = load_template(loaded, *weights, folder, is_gguf, options);

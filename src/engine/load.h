@@ -24,6 +24,7 @@ struct GenerationDefaults {
 struct LoadOptions {
   int num_threads = 0;          // 0: all available cores
   bool pin_threads = false;
+  bool repack = true;           // weights into the order that this machine's kernels like best
   std::string tokenizer_path;   // empty: beside the model
   std::string chat_template;    // Jinja source; empty: the model's
   std::string generation_config = "auto";  // "auto": the model's; "none" or "vllm": ignore it

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "base/random.h"
 
@@ -19,25 +19,20 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr double kMinTemperature = 1e-5;
 // Loops over a row go by lanes of this many floats, which the compiler turns into vector code.
 constexpr int64_t kLanes = 16;
+// A draw chooses a block by the blocks' sums, then a token in it.
 constexpr int64_t kBlock = 1024;
+// So few candidates around a border are sorted rather than bisected further.
+constexpr int64_t kFewCandidates = 256;
 
-// e^x for x <= 0; 0 below -87. Relative error about 2e-7. Branch-free: 2^n from the exponent bits,
-// 2^f from its series.
-inline float exp_negative(float x) {
-  float scaled = std::max(x, -87.0f) * 1.44269504f;
-  // 1.5 * 2^23: the low mantissa bits of the sum are round(scaled).
-  float shifted = scaled + 12582912.0f;
-  float f = scaled - (shifted - 12582912.0f);
-  float power = 0.000154035304f;
-  power = power * f + 0.00133335581f;
-  power = power * f + 0.00961812911f;
-  power = power * f + 0.0555041087f;
-  power = power * f + 0.240226507f;
-  power = power * f + 0.693147181f;
-  power = power * f + 1.0f;
-  float whole = std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) + 127u) << 23);
-  return x < -87.0f ? 0.0f : power * whole;
-}
+// What is kept of a row of keys: those above `key`, and of those equal to it the ones up to index `last`.
+struct Cut {
+  float key = 0;
+  int64_t last = std::numeric_limits<int64_t>::max();
+
+  bool keeps(float other, int64_t index) const {
+    return other > key || (other == key && index <= last);
+  }
+};
 
 // The largest of the row. Throws if there is a NaN or +infinity.
 float find_max(const float* x, int64_t n) {
@@ -71,162 +66,182 @@ float find_max(const float* x, int64_t n) {
   return result;
 }
 
-// Sum of e^((x - max) * scale), and of each block of kBlock if asked for.
-double sum_weights(const float* x, int64_t n, float max, float scale,
-                   std::vector<double>* block_sums) {
-  if (block_sums != nullptr) block_sums->clear();
-  double total = 0;
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    int64_t end = std::min(n, begin + kBlock);
-    float lanes[kLanes] = {};
-    int64_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) {
-      for (int64_t lane = 0; lane < kLanes; ++lane)
-        lanes[lane] += exp_negative((x[i + lane] - max) * scale);
-    }
-    double sum = 0;
-    for (float lane : lanes) sum += static_cast<double>(lane);
-    for (; i < end; ++i) sum += static_cast<double>(exp_negative((x[i] - max) * scale));
-    if (block_sums != nullptr) block_sums->push_back(sum);
-    total += sum;
-  }
-  return total;
-}
-
 bool is_better(const Candidate& a, const Candidate& b) {
-  return a.key != b.key ? a.key > b.key : a.token < b.token;
+  return a.key != b.key ? a.key > b.key : a.index < b.index;
 }
 
-// Calls take(token, logit) for the logits above `threshold`, which take may raise, in ascending
-// order of tokens.
-template <typename Take>
-void scan_above(const float* x, int64_t n, float& threshold, Take&& take) {
+float just_above(float value) {
+  return std::nextafter(value, kInfinity);
+}
+
+// Calls take(index, value) for the values that is_wanted(value), in ascending order. They are few: a
+// group of lanes without any costs no branch but one.
+template <typename IsWanted, typename Take>
+void scan(const float* x, int64_t n, IsWanted is_wanted, Take&& take) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     int32_t any = 0;
-    float current = threshold;
-    for (int64_t lane = 0; lane < kLanes; ++lane) any |= x[i + lane] > current ? 1 : 0;
+    for (int64_t lane = 0; lane < kLanes; ++lane) any |= is_wanted(x[i + lane]) ? 1 : 0;
     if (any == 0) continue;
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      if (x[i + lane] > threshold) take(static_cast<int32_t>(i + lane), x[i + lane]);
+      if (is_wanted(x[i + lane])) take(static_cast<int32_t>(i + lane), x[i + lane]);
     }
   }
   for (; i < n; ++i) {
-    if (x[i] > threshold) take(static_cast<int32_t>(i), x[i]);
+    if (is_wanted(x[i])) take(static_cast<int32_t>(i), x[i]);
   }
 }
 
-float just_below(float value) {
-  return std::nextafter(value, -kInfinity);
-}
-
-// The k best logits that are at least `low`, in no order; of equal ones the lower tokens. Keeps
-// between k and 2k of them and raises the threshold whenever it discards: after the first few
-// thousand tokens hardly any passes it.
-void select_top_k(const float* x, int64_t n, int64_t k, float low, std::vector<Candidate>& out) {
+// The k best values, in no order; of equal ones those that come first. Keeps between k and 2k of
+// them and raises the threshold whenever it discards: after the first few thousand hardly any passes
+// it.
+void select_top_k(const float* x, int64_t n, int64_t k, std::vector<Candidate>& out) {
   out.clear();
   size_t keep = static_cast<size_t>(std::min(k, n));
   size_t limit = std::min(static_cast<size_t>(n), 2 * keep + 64);
-  float threshold = low > -kInfinity ? just_below(low) : -kInfinity;
+  float threshold = -kInfinity;
   auto shrink = [&] {
     std::nth_element(out.begin(), out.begin() + static_cast<int64_t>(keep) - 1, out.end(),
                      is_better);
     out.resize(keep);
-    threshold = out.back().key;  // later tokens with the same logit come after those kept
+    threshold = out.back().key;  // later ones that are equal come after those kept
   };
-  scan_above(x, n, threshold, [&](int32_t token, float logit) {
-    out.push_back({.key = logit, .weight = 0, .token = token});
-    if (out.size() >= limit && out.size() > keep) shrink();
-  });
+  scan(
+      x, n, [&](float value) { return value > threshold; },
+      [&](int32_t index, float value) {
+        out.push_back({.key = value, .weight = 0, .index = index});
+        if (out.size() >= limit && out.size() > keep) shrink();
+      });
   if (out.size() > keep) shrink();
 }
 
-void select_above(const float* x, int64_t n, float low, std::vector<Candidate>& out) {
-  out.clear();
-  float threshold = low > -kInfinity ? just_below(low) : -kInfinity;
-  scan_above(x, n, threshold, [&](int32_t token, float logit) {
-    out.push_back({.key = logit, .weight = 0, .token = token});
-  });
-}
-
-double weigh(std::vector<Candidate>& candidates, float max, float scale) {
-  double sum = 0;
-  for (Candidate& candidate : candidates) {
-    candidate.weight = exp_negative((candidate.key - max) * scale);
-    sum += static_cast<double>(candidate.weight);
-  }
-  return sum;
-}
-
-// Keeps the fewest best candidates whose weights reach `target`, at least one. Partitions as
-// quickselect does and descends into the side where the target is reached.
-void keep_mass(std::vector<Candidate>& candidates, double target) {
-  // What is before begin is kept, what is from end on is not.
-  size_t begin = 0, end = candidates.size();
-  double kept = 0;
-  while (end - begin > 32) {
-    size_t middle = begin + (end - begin) / 2;
-    Candidate three[] = {candidates[begin], candidates[middle], candidates[end - 1]};
-    std::sort(three, three + 3, is_better);
-    Candidate pivot = three[1];
-    double sum = 0;
-    auto split = std::partition(candidates.begin() + static_cast<int64_t>(begin),
-                                candidates.begin() + static_cast<int64_t>(end),
-                                [&](const Candidate& candidate) {
-                                  bool goes_first = !is_better(pivot, candidate);
-                                  if (goes_first) sum += static_cast<double>(candidate.weight);
-                                  return goes_first;
-                                });
-    size_t after =
-        static_cast<size_t>(split - candidates.begin());  // the pivot is before, so after > begin
-    if (kept + sum >= target && after < end) {
-      end = after;
-    } else if (kept + sum >= target) {
-      break;  // the pivot was the worst: no progress, but the rest can be sorted
+// The cut that keeps the fewest entries, best keys first, whose weights reach `target`. REQUIRES: keys
+// in [0, 1]; the weights of those with keys from `low` up reach it (or nearly: then all those are kept).
+//
+// Bisection of the key, in the order of floats as integers: every second guess is the middle, so that
+// thirty pairs are the worst case, and every other one interpolates the mass, which mostly comes near
+// at once.
+Cut find_cut(const kernels::Kernels& kernels, const float* keys, const float* weights, int64_t n,
+             float low, double target, std::vector<Candidate>& candidates) {
+  // From low_bits up the target is reached, from high_bits up it is not.
+  uint32_t low_bits = std::bit_cast<uint32_t>(low),
+           high_bits = std::bit_cast<uint32_t>(just_above(1.0f));
+  int64_t num_low = 0, num_high = 0;
+  double sum_low = kernels.sum_at_least(keys, weights, low, n, &num_low), sum_high = 0;
+  for (int look = 0; num_low - num_high > kFewCandidates && high_bits - low_bits > 1; ++look) {
+    double share = look % 2 == 1 ? 0.5 : (target - sum_high) / (sum_low - sum_high);
+    uint32_t gap = high_bits - low_bits;
+    double down = std::isfinite(share) ? share * static_cast<double>(gap) : 1;
+    uint32_t middle = high_bits - static_cast<uint32_t>(std::clamp(
+                                      down, 1.0, static_cast<double>(gap - 1)));
+    int64_t num = 0;
+    double sum = kernels.sum_at_least(keys, weights, std::bit_cast<float>(middle), n, &num);
+    if (sum >= target) {
+      low_bits = middle, num_low = num, sum_low = sum;
     } else {
-      kept += sum;
-      begin = after;
+      high_bits = middle, num_high = num, sum_high = sum;
     }
   }
-  std::sort(candidates.begin() + static_cast<int64_t>(begin),
-            candidates.begin() + static_cast<int64_t>(end), is_better);
-  while (begin < end) {
-    kept += static_cast<double>(candidates[begin++].weight);
-    if (kept >= target) break;
+  const float first = std::bit_cast<float>(low_bits), end = std::bit_cast<float>(high_bits);
+  candidates.clear();
+  scan(
+      keys, n, [=](float key) { return (key >= first) & (key < end); },
+      [&](int32_t index, float key) {
+        candidates.push_back({.key = key, .weight = weights[index], .index = index});
+      });
+  // Without a float in between they are equal, in order, and possibly many.
+  if (high_bits - low_bits > 1) std::sort(candidates.begin(), candidates.end(), is_better);
+  Cut cut{.key = end};
+  double sum = sum_high;
+  for (const Candidate& candidate : candidates) {
+    cut = {.key = candidate.key, .last = candidate.index};
+    sum += static_cast<double>(candidate.weight);
+    if (sum >= target) break;
   }
-  candidates.resize(std::max<size_t>(begin, 1));
+  return cut;
 }
 
-// Locally typical sampling (Meister et al. 2022): the fewest candidates of weight `mass` whose
-// surprise is nearest to the entropy.
-void keep_typical(std::vector<Candidate>& candidates, double mass) {
-  double sum = 0;
-  for (const Candidate& candidate : candidates) sum += static_cast<double>(candidate.weight);
-  std::erase_if(candidates, [](const Candidate& candidate) { return candidate.weight <= 0; });
-  double entropy = 0;
-  for (const Candidate& candidate : candidates) {
-    double p = static_cast<double>(candidate.weight) / sum;
-    entropy -= p * std::log(p);
+// The index at which the weights that the cut keeps, added up in order, pass `uniform` of their sum; -1
+// if all are 0.
+int64_t draw_index(const kernels::Kernels& kernels, const float* keys, const float* weights,
+                   int64_t n, const Cut& cut, double uniform, Sampler::Scratch& scratch) {
+  scratch.block_sums.clear();
+  scratch.num_kept = 0;
+  double total = 0;
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    int64_t end = std::min(n, begin + kBlock), count = 0;
+    double sum = 0;
+    if (begin <= cut.last && cut.last < end - 1) {
+      for (int64_t i = begin; i < end; ++i) {
+        if (!cut.keeps(keys[i], i)) continue;
+        sum += static_cast<double>(weights[i]);
+        ++count;
+      }
+    } else {
+      float border = begin > cut.last ? just_above(cut.key) : cut.key;
+      sum = kernels.sum_at_least(keys + begin, weights + begin, border, end - begin, &count);
+    }
+    scratch.num_kept += count;
+    scratch.block_sums.push_back(sum);
+    total += sum;
   }
-  for (Candidate& candidate : candidates) {
-    double surprise = -std::log(static_cast<double>(candidate.weight) / sum);
-    candidate.key = static_cast<float>(-std::abs(surprise - entropy));
+  double target = uniform * total, rest = 0;
+  int64_t chosen = -1, drawn = -1;
+  for (size_t block = 0; block < scratch.block_sums.size(); ++block) {
+    double sum = scratch.block_sums[block];
+    if (sum <= 0) continue;
+    chosen = static_cast<int64_t>(block);
+    rest = target;
+    target -= sum;
+    if (target < 0) break;
   }
-  keep_mass(candidates, mass * sum);
+  if (chosen < 0) return -1;
+  // Where rounding carries the target past the end, the last one is drawn.
+  for (int64_t i = chosen * kBlock; i < std::min(n, (chosen + 1) * kBlock); ++i) {
+    if (weights[i] <= 0 || !cut.keeps(keys[i], i)) continue;
+    drawn = i;
+    rest -= static_cast<double>(weights[i]);
+    if (rest < 0) break;
+  }
+  return drawn;
 }
 
-int32_t draw_candidate(const std::vector<Candidate>& candidates, double uniform) {
-  double sum = 0;
-  for (const Candidate& candidate : candidates) sum += static_cast<double>(candidate.weight);
-  double target = uniform * sum;
-  int32_t last = candidates.front().token;
-  for (const Candidate& candidate : candidates) {
-    if (candidate.weight <= 0) continue;
-    last = candidate.token;
-    target -= static_cast<double>(candidate.weight);
-    if (target < 0) return last;
+// Locally typical sampling (Meister et al. 2022): keeps the fewest tokens of share `mass` whose
+// surprise is nearest to the entropy. A token's surprise less the entropy is the mean log-weight less
+// its own, so with c = e^mean the order is that of min(weight / c, c / weight). Fills keys, and sets
+// the weights that `cut` drops to 0. The log-weight of x is (x - max) * scale.
+Cut find_typical(const kernels::Kernels& kernels, const float* x, float max, float scale,
+                 float* weights, int64_t n, const Cut& cut, double mass, std::vector<float>& keys,
+                 std::vector<Candidate>& candidates) {
+  const int32_t last = static_cast<int32_t>(std::min<int64_t>(cut.last, n));
+  double sum = 0, sum_of_logs = 0;
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    float lanes[kLanes] = {}, log_lanes[kLanes] = {};
+    for (int64_t first = begin; first < std::min(n, begin + kBlock); first += kLanes) {
+      for (int64_t lane = 0; lane < std::min(kLanes, n - first); ++lane) {
+        int64_t i = first + lane;
+        float weight = weights[i];
+        bool is_kept = (weight > cut.key) |
+                       ((weight == cut.key) & (static_cast<int32_t>(i) <= last));
+        weight = is_kept ? weight : 0.0f;
+        weights[i] = weight;
+        lanes[lane] += weight;
+        log_lanes[lane] += weight * std::max((x[i] - max) * scale, -200.0f);
+      }
+    }
+    for (float lane : lanes) sum += static_cast<double>(lane);
+    for (float lane : log_lanes) sum_of_logs += static_cast<double>(lane);
   }
-  return last;
+  const float center = static_cast<float>(std::exp(sum_of_logs / sum));
+  if (keys.size() < static_cast<size_t>(n)) keys.resize(static_cast<size_t>(n));
+  float* key = keys.data();
+  for (int64_t i = 0; i < n; ++i) {
+    // At least the smallest float: 0 / 0 cannot come up, and 0 stays the worst key.
+    float weight = weights[i], other = std::max(weight, std::numeric_limits<float>::min());
+    key[i] = std::min(weight / center, center / other);
+  }
+  return find_cut(kernels, key, weights, n, std::numeric_limits<float>::min(), mass * sum,
+                  candidates);
 }
 
 int64_t find_first(const float* x, int64_t n, float value) {
@@ -247,8 +262,9 @@ void check_range(const char* name, double value, double low, double high, const 
 
 }  // namespace
 
-Sampler::Sampler(int64_t vocab_size, std::vector<int32_t> end_tokens)
-    : vocab_size_(vocab_size), end_tokens_(std::move(end_tokens)) {}
+Sampler::Sampler(int64_t vocab_size, std::vector<int32_t> end_tokens,
+                 const kernels::Kernels& kernels)
+    : vocab_size_(vocab_size), end_tokens_(std::move(end_tokens)), kernels_(kernels) {}
 
 void Sampler::validate(const SamplingParams& sampling) const {
   check_range("temperature", sampling.temperature, 0, 1e4, "between 0 and 10000");
@@ -358,54 +374,50 @@ int32_t Sampler::draw(const float* logits, const Sequence& sequence, Scratch& sc
   if (sampling.temperature < kMinTemperature || sampling.top_k == 1) {
     return static_cast<int32_t>(find_first(logits, vocab_size_, max));
   }
+  // What there is to draw from: the whole row, or the top_k best.
+  const float* x = logits;
+  int64_t n = vocab_size_;
+  bool has_top_k = sampling.top_k > 0 && sampling.top_k < vocab_size_;
+  if (has_top_k) {
+    std::vector<Candidate>& candidates = scratch.candidates;
+    select_top_k(logits, n, sampling.top_k, candidates);
+    std::sort(candidates.begin(), candidates.end(),
+              [](const Candidate& a, const Candidate& b) { return a.index < b.index; });
+    scratch.logits.clear();
+    scratch.tokens.clear();
+    for (const Candidate& candidate : candidates) {
+      scratch.logits.push_back(candidate.key);
+      scratch.tokens.push_back(candidate.index);
+    }
+    x = scratch.logits.data();
+    n = static_cast<int64_t>(candidates.size());
+  }
+  if (scratch.weights.size() < static_cast<size_t>(n)) scratch.weights.resize(static_cast<size_t>(n));
+  float* weights = scratch.weights.data();  // of the best: 1
   float scale = static_cast<float>(1.0 / sampling.temperature);
+  kernels_.exp_weights(x, max, scale, weights, n);
+
+  const float* keys = weights;
+  Cut cut{.key = static_cast<float>(sampling.min_p)};
+  if (sampling.top_p < 1) {
+    int64_t count = 0;
+    double total = kernels_.sum_at_least(weights, weights, cut.key, n, &count);
+    double target = sampling.top_p * total;
+    // Weights below the mean of what may be dropped cannot add up to it; half of that allows for rounding.
+    double low = 0.5 * (total - target) / static_cast<double>(n);
+    cut = find_cut(kernels_, weights, weights, n, std::max(cut.key, static_cast<float>(low)),
+                   target, scratch.candidates);
+  }
+  if (sampling.typical_p < 1) {
+    cut = find_typical(kernels_, x, max, scale, weights, n, cut, sampling.typical_p, scratch.keys,
+                       scratch.candidates);
+    keys = scratch.keys.data();
+  }
   double uniform = sluice::uniform(sequence.request->seed, static_cast<uint64_t>(sequence.index),
                                    static_cast<uint64_t>(sequence.num_generated()));
-  bool has_top_k = sampling.top_k > 0 && sampling.top_k < vocab_size_;
-  bool has_top_p = sampling.top_p < 1, has_typical_p = sampling.typical_p < 1;
-  float low = sampling.min_p > 0
-                  ? max + static_cast<float>(sampling.temperature * std::log(sampling.min_p))
-                  : -kInfinity;
-  std::vector<Candidate>& candidates = scratch.candidates;
-
-  if (!has_top_k && !has_top_p && !has_typical_p && sampling.min_p <= 0) {
-    double target = uniform * sum_weights(logits, vocab_size_, max, scale, &scratch.block_sums);
-    size_t block = 0;
-    while (block + 1 < scratch.block_sums.size() && target >= scratch.block_sums[block])
-      target -= scratch.block_sums[block++];
-    int64_t begin = static_cast<int64_t>(block) * kBlock,
-            end = std::min(vocab_size_, begin + kBlock);
-    int64_t last = -1;
-    for (int64_t i = begin; i < end; ++i) {
-      float weight = exp_negative((logits[i] - max) * scale);
-      if (weight <= 0) continue;
-      last = i;
-      target -= static_cast<double>(weight);
-      if (target < 0) break;
-    }
-    // Rounding may carry the target past a block whose weights are all 0.
-    return static_cast<int32_t>(last >= 0 ? last : find_first(logits, vocab_size_, max));
-  }
-
-  if (has_top_k) {
-    select_top_k(logits, vocab_size_, sampling.top_k, low, candidates);
-    double sum = weigh(candidates, max, scale);
-    if (has_top_p) keep_mass(candidates, sampling.top_p * sum);
-  } else if (sampling.min_p > 0 || !has_top_p) {
-    select_above(logits, vocab_size_, low, candidates);
-    double sum = weigh(candidates, max, scale);
-    if (has_top_p) keep_mass(candidates, sampling.top_p * sum);
-  } else {
-    // Usually a few candidates near the maximum carry the mass, so those are collected first.
-    double target = sampling.top_p * sum_weights(logits, vocab_size_, max, scale, nullptr);
-    for (float distance : {4.0f, 9.0f, 18.0f, kInfinity}) {
-      select_above(logits, vocab_size_, max - distance / scale, candidates);
-      if (weigh(candidates, max, scale) >= target) break;
-    }
-    keep_mass(candidates, target);
-  }
-  if (has_typical_p) keep_typical(candidates, sampling.typical_p);
-  return draw_candidate(candidates, uniform);
+  int64_t drawn = draw_index(kernels_, keys, weights, n, cut, uniform, scratch);
+  CHECK(drawn >= 0, n, max, scale);  // the best one's weight is 1
+  return has_top_k ? scratch.tokens[static_cast<size_t>(drawn)] : static_cast<int32_t>(drawn);
 }
 
 PositionLogprobs Sampler::score(const float* logits, int32_t token, int num_top,
@@ -413,8 +425,7 @@ PositionLogprobs Sampler::score(const float* logits, int32_t token, int num_top,
   float max = find_max(logits, vocab_size_);
   if (max == -kInfinity)
     fail(Code::kInternal, "the model computed no finite logit; its weights or the prompt overflow");
-  double log_sum =
-      static_cast<double>(max) + std::log(sum_weights(logits, vocab_size_, max, 1.0f, nullptr));
+  double log_sum = kernels_.log_sum_exp(logits, vocab_size_);
   auto logprob = [&](float logit) {
     return static_cast<float>(static_cast<double>(logit) - log_sum);
   };
@@ -444,15 +455,15 @@ PositionLogprobs Sampler::score(const float* logits, int32_t token, int num_top,
   if (count == vocab_size_) {
     candidates.clear();
     for (int64_t i = 0; i < vocab_size_; ++i) {
-      candidates.push_back({.key = logits[i], .weight = 0, .token = static_cast<int32_t>(i)});
+      candidates.push_back({.key = logits[i], .weight = 0, .index = static_cast<int32_t>(i)});
     }
   } else {
-    select_top_k(logits, vocab_size_, count, -kInfinity, candidates);
+    select_top_k(logits, vocab_size_, count, candidates);
   }
   std::sort(candidates.begin(), candidates.end(), is_better);
   result.top.reserve(candidates.size());
   for (const Candidate& candidate : candidates) {
-    result.top.push_back({.token = candidate.token,
+    result.top.push_back({.token = candidate.index,
                           .logprob = logprob(candidate.key),
                           .rank = static_cast<int32_t>(result.top.size()) + 1});
   }

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "base/thread_pool.h"
 
 namespace sluice::engine {
 namespace {
@@ -263,10 +264,57 @@ TEST(Sampler, SelectsExactlyInLargeVocabularies) {
           EXPECT_GE(logits[static_cast<size_t>(token)], sorted[kept - 1]);
         }
         // Single-precision weights may move the border by a few in a flat distribution.
-        EXPECT_NEAR(static_cast<double>(scratch.candidates.size()), static_cast<double>(kept),
+        EXPECT_NEAR(static_cast<double>(scratch.num_kept), static_cast<double>(kept),
                     2 + 1e-4 * static_cast<double>(kept))
             << "spread " << spread << " top_p " << top_p << " top_k " << top_k;
       }
+    }
+  }
+}
+
+// Rows on which a search for a border could fail to end or to be exact: all equal, two levels, and one
+// far above many that hold next to nothing.
+TEST(Sampler, FindsBordersAmongEqualsAndOutliers) {
+  constexpr int64_t kVocab = 5000;
+  for (const char* isa : {"scalar", kernels::get_kernels().isa}) {
+    SCOPED_TRACE(isa);
+    const kernels::Kernels table = kernels::make_kernels(isa);
+    Sampler sampler(kVocab, {}, table);
+    Sampler::Scratch scratch;
+    auto count_kept = [&](std::vector<float>& logits, auto change) {
+      SamplingParams sampling;
+      change(sampling);
+      std::unique_ptr<RequestState> state = make_state(sampling);
+      for (state->seed = 0; state->seed < 20; ++state->seed) {
+        int32_t token = sampler.pick(logits.data(), *state->sequences.front(), scratch);
+        EXPECT_TRUE(token >= 0 && token < kVocab);
+        if (std::equal(logits.begin() + 1, logits.end(), logits.begin())) {
+          EXPECT_LT(token, scratch.num_kept) << "of equals the lower ids are kept";
+        }
+      }
+      return scratch.num_kept;
+    };
+    auto top_p = [](double p) { return [p](SamplingParams& sampling) { sampling.top_p = p; }; };
+    auto typical_p = [](double p) { return [p](SamplingParams& sampling) { sampling.typical_p = p; }; };
+    std::vector<float> logits(kVocab, 3.0f);
+    EXPECT_EQ(count_kept(logits, top_p(0.5)), 2500);
+    EXPECT_EQ(count_kept(logits, typical_p(0.5)), 2500);
+    EXPECT_EQ(count_kept(logits, [](SamplingParams& s) { s.min_p = 1; }), kVocab);
+    EXPECT_EQ(count_kept(logits, [](SamplingParams& s) { s.top_k = 700, s.top_p = 0.5; }), 350);
+    for (size_t i = 0; i < logits.size(); i += 10) logits[i] = 3.0f + std::log(9.0f);
+    // 500 tokens of weight 1 and 4,500 of 1/9: half of the mass each.
+    EXPECT_NEAR(static_cast<double>(count_kept(logits, top_p(0.25))), 250, 1);
+    EXPECT_NEAR(static_cast<double>(count_kept(logits, top_p(0.75))), 500 + 2250, 2);
+    EXPECT_EQ(count_kept(logits, [](SamplingParams& s) { s.min_p = 0.2; }), 500);
+    std::fill(logits.begin(), logits.end(), -70.0f);
+    logits[77] = 10.0f;
+    EXPECT_EQ(count_kept(logits, top_p(0.999)), 1);
+    EXPECT_EQ(count_kept(logits, typical_p(0.999)), 1);
+    std::fill(logits.begin(), logits.end(), -kInf);
+    logits[4] = logits[4999] = 0;
+    for (double p : {0.3, 0.5, 0.9}) {
+      EXPECT_EQ(count_kept(logits, top_p(p)), p > 0.5 ? 2 : 1);
+      EXPECT_EQ(count_kept(logits, typical_p(p)), p > 0.5 ? 2 : 1);
     }
   }
 }
@@ -310,6 +358,44 @@ TEST(Sampler, DrawsDependOnSeedSequenceAndPositionOnly) {
   EXPECT_NE(draw_all(1, 1, used), first);
   EXPECT_EQ(draw_all(1, 0, used), first);
   EXPECT_GT(std::set<int32_t>(first.begin(), first.end()).size(), 5u) << "positions differ";
+}
+
+// As the engine does it: rows over a pool, whoever gets to them, with memory that other rows have used.
+TEST(Sampler, ABatchSaysWhatEachRowSaysAlone) {
+  constexpr int64_t kVocab = 20000;
+  constexpr size_t kRows = 32;
+  Sampler sampler(kVocab, {});
+  std::vector<std::vector<float>> rows;
+  std::vector<std::unique_ptr<RequestState>> states;
+  std::vector<int32_t> alone;
+  for (size_t i = 0; i < kRows; ++i) {
+    SamplingParams sampling;
+    if (i % 8 == 1) sampling.temperature = 0;
+    if (i % 8 == 2) sampling.top_k = 40;
+    if (i % 8 == 3 || i % 8 == 7) sampling.top_p = 0.95;
+    if (i % 8 == 4) sampling.min_p = 0.05;
+    if (i % 8 == 5) sampling.typical_p = 0.9;
+    if (i % 8 == 6) sampling.repetition_penalty = 1.3, sampling.frequency_penalty = 0.5;
+    if (i % 8 == 7) sampling.top_k = 3000;
+    rows.push_back(random_logits(kVocab, i, static_cast<float>(i)));
+    states.push_back(make_state(sampling, {1, 2, 3}, {5, 5, 6}, i));
+    Sampler::Scratch fresh;
+    alone.push_back(sampler.pick(rows[i].data(), *states[i]->sequences.front(), fresh));
+  }
+  for (int num_threads : {1, 2, 4}) {
+    ThreadPool pool(num_threads);
+    std::vector<Sampler::Scratch> scratches(static_cast<size_t>(num_threads));
+    std::vector<int32_t> together(kRows);
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      pool.parallel_for(kRows, 1, [&](int64_t begin, int64_t end, int worker) {
+        for (size_t i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+          together[i] = sampler.pick(rows[i].data(), *states[i]->sequences.front(),
+                                     scratches[static_cast<size_t>(worker)]);
+        }
+      });
+      EXPECT_EQ(together, alone) << num_threads << " threads";
+    }
+  }
 }
 
 TEST(Sampler, LogprobsAreOfTheUntouchedLogits) {

@@ -62,6 +62,26 @@ struct Driver {
   int32_t num_prompts = 0;
 };
 
+// What a server with the default limits meets when many ask at once.
+TEST(Scheduler, ManyShortPromptsShareAStep) {
+  Driver driver({}, 400);
+  for (int i = 0; i < 16; ++i) driver.add("r" + std::to_string(i), 100, 64);
+  std::string prompts, decodes;
+  for (int i = 0; i < 16; ++i) {
+    prompts += (i > 0 ? " r" : "r") + std::to_string(i) + ":100";
+    decodes += (i > 0 ? " r" : "r") + std::to_string(i) + ":1";
+  }
+  EXPECT_EQ(driver.step(), prompts) << "1,600 tokens are within one step";
+  for (int i = 1; i < 64; ++i) EXPECT_EQ(driver.step(), decodes) << "and all go on together";
+  EXPECT_TRUE(driver.scheduler.is_idle());
+  // With one that generates already, prompts come in as many as keep the step short.
+  driver.add("a", 10, 64);
+  EXPECT_EQ(driver.step(), "a:10");
+  for (const char* id : {"b", "c", "d"}) driver.add(id, 100, 64);
+  EXPECT_EQ(driver.step(9, 210), "a:1 b:100 c:100 d:10");
+  EXPECT_EQ(driver.step(9, 210), "a:1 b:1 c:1 d:90");
+}
+
 TEST(Scheduler, RunningFirstThenWaitingWithinTheBudget) {
   Driver driver(
       {.max_num_batched_tokens = 20, .max_num_seqs = 4, .long_prefill_token_threshold = 100}, 64);

@@ -44,6 +44,10 @@ std::vector<WeightPart> MappedWeights::parts() const {
   return parts;
 }
 
+void MappedWeights::release(const TensorView& view) const {
+  for (const MappedFile& file : files_) file.release({view.data, static_cast<size_t>(view.num_bytes())});
+}
+
 std::optional<int64_t> count_bytes(DType type, const Shape& shape) {
   const DTypeInfo& info = get_info(type);
   int64_t product = info.block_bytes;  // with zeros read as ones

@@ -36,6 +36,7 @@ class MappedWeights final : public WeightFile {
   const Metadata& metadata() const override { return parsed_.metadata; }
   const TensorView* find(std::string_view name) const override;
   std::vector<WeightPart> parts() const override;
+  void release(const TensorView& view) const override;
   std::string description() const override { return parsed_.description; }
 
  private:

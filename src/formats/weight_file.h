@@ -73,6 +73,8 @@ class WeightFile {
   // The files behind it, in order: several for split GGUF and sharded safetensors, none when it was not read
   // from a file.
   virtual std::vector<WeightPart> parts() const { return {}; }
+  // The tensor's mapped pages are not needed for now: gives their memory back. Its data stays readable.
+  virtual void release(const TensorView&) const {}
   // For people: "GGUF v3", "safetensors".
   virtual std::string description() const { return format(); }
 };

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/attention.h"
 #include "kernels/random_weights.h"
 
 namespace sluice::kernels {
@@ -14,27 +15,63 @@ struct Case {
   float softcap;
 };
 
-// Keys and values of one head in pages of `type`; what lies behind the last position is NaN.
+// Keys and values of one head in pages of `type`, each an allocation of its own so that the sanitizer sees what is read
+// outside; what lies behind the last position is NaN.
 struct Cache {
   Cache(const Kernels& table, DType type, int64_t head_dim, int64_t context, Random& random) : head_dim(head_dim) {
     const int64_t bytes = row_bytes(type, head_dim);
     const int64_t num_pages = (context + kPageSize - 1) / kPageSize;
+    const auto dequantize = make_kernels("scalar").dequantize[static_cast<int>(type)];
+    std::vector<uint8_t> stored(static_cast<size_t>(bytes));
     for (int which = 0; which < 2; ++which) {
-      memory[which].assign(static_cast<size_t>(num_pages * kPageSize * bytes), 0xff);
       rows[which].resize(static_cast<size_t>(context * head_dim));
-      for (int64_t p = 0; p < context; ++p) {
-        std::vector<float> row = random_floats(head_dim, random);
-        uint8_t* to = memory[which].data() + p * bytes;
-        table.store_row[static_cast<int>(type)](row.data(), to, head_dim);
-        make_kernels("scalar").dequantize[static_cast<int>(type)](to, rows[which].data() + p * head_dim, head_dim);
+      for (int64_t i = 0; i < num_pages; ++i) {
+        memory[which].emplace_back(static_cast<size_t>(kPageSize * bytes), uint8_t{0xff});
+        pages[which].push_back(memory[which].back().data());
       }
-      for (int64_t i = 0; i < num_pages; ++i) pages[which].push_back(memory[which].data() + i * kPageSize * bytes);
+      for (int64_t p = 0; p < context; ++p) {
+        const std::vector<float> row = random_floats(head_dim, random);
+        uint8_t* page = memory[which][static_cast<size_t>(p / kPageSize)].data();
+        float* out = rows[which].data() + p * head_dim;
+        if (which == 0) {
+          store_key(table, type, row.data(), head_dim, page, p % kPageSize);
+          gather_key(type, page, p % kPageSize, head_dim, stored.data());
+          dequantize(stored.data(), out, head_dim);
+        } else {
+          store_value(table, type, row.data(), head_dim, page, p % kPageSize);
+          dequantize(page + p % kPageSize * bytes, out, head_dim);
+        }
+      }
     }
   }
   int64_t head_dim;
-  std::vector<uint8_t> memory[2];      // keys, values
+  std::vector<std::vector<uint8_t>> memory[2];  // keys, values
   std::vector<const void*> pages[2];
-  std::vector<float> rows[2];          // [context, head_dim] as the pages hold them
+  std::vector<float> rows[2];                   // [context, head_dim] as the pages hold them
+};
+
+// Queries [begin, end) of a case, and room for what a call writes.
+struct Call {
+  Call(const Cache& cache, const std::vector<float>& queries, const Case& c, int64_t begin, int64_t end) {
+    const int64_t stride = c.group_size * c.head_dim + 5;
+    scratch.resize(static_cast<size_t>(attention_scratch_floats(c.group_size, c.head_dim)));
+    partials.resize(static_cast<size_t>(2 * (end - begin) * c.group_size * attention_partial_floats(c.head_dim)));
+    args.queries = queries.data() + begin * stride;
+    args.query_stride = stride;
+    args.key_pages = cache.pages[0].data();
+    args.value_pages = cache.pages[1].data();
+    args.num_queries = end - begin;
+    args.group_size = c.group_size;
+    args.head_dim = c.head_dim;
+    args.first_position = c.first_position + begin;
+    args.window = c.window;
+    args.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+    args.softcap = c.softcap;
+    args.partials = partials.data();
+    args.scratch = scratch.data();
+  }
+  AttentionArgs args = {};
+  std::vector<float> scratch, partials;
 };
 
 // [num_queries, group_size, head_dim] in rows of query_stride floats
@@ -42,24 +79,8 @@ std::vector<float> run(const Kernels& table, DType type, const Cache& cache, con
                        const Case& c, int64_t begin, int64_t end) {
   const int64_t stride = c.group_size * c.head_dim + 5;
   std::vector<float> output(static_cast<size_t>(c.num_queries * stride), -7.0f);
-  std::vector<float> scratch(static_cast<size_t>(
-      attention_scratch_floats(c.first_position + c.num_queries, c.group_size, c.head_dim)));
-  AttentionArgs args = {};
-  args.queries = queries.data() + begin * stride;
-  args.query_stride = stride;
-  args.output = output.data() + begin * stride;
-  args.output_stride = stride;
-  args.key_pages = cache.pages[0].data();
-  args.value_pages = cache.pages[1].data();
-  args.num_queries = end - begin;
-  args.group_size = c.group_size;
-  args.head_dim = c.head_dim;
-  args.first_position = c.first_position + begin;
-  args.window = c.window;
-  args.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
-  args.softcap = c.softcap;
-  args.scratch = scratch.data();
-  table.attention[static_cast<int>(type)](args);
+  Call call(cache, queries, c, begin, end);
+  attend(table, type, call.args, output.data() + begin * stride, stride);
   return output;
 }
 
@@ -108,21 +129,30 @@ TEST_P(Attention, AgreesWithPlainSoftmax) {
   const Kernels table = make_kernels(isa);
   Random random(3);
   std::vector<Case> cases;
-  for (int64_t head_dim : {16, 32, 48, 64, 80, 96, 128, 256, 20, 7}) {
+  for (int64_t head_dim : {16, 32, 48, 64, 80, 96, 112, 128, 192, 256, 20, 7}) {
     if (head_dim % get_info(type).block_size != 0) continue;
     cases.push_back({head_dim, 1, 0, 1, 0, 0});
     cases.push_back({head_dim, 3, 40, 5, 0, 0});
     cases.push_back({head_dim, 8, 199, 1, 0, 30});
   }
-  for (int64_t group = 1; group <= 8; ++group) cases.push_back({64, group, 10 * group, 19, 9 * (group % 2), 0});
+  for (int64_t group = 1; group <= 9; ++group) cases.push_back({64, group, 10 * group, 19, 9 * (group % 2), 0});
+  for (int64_t group : {1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 64}) cases.push_back({32, group, 70, 1, 0, 0});
   for (int64_t context = 1; context <= 50; ++context) cases.push_back({32, 2, context - 1, 1, 0, 0});
   for (int64_t window : {1, 15, 16, 17, 33}) cases.push_back({32, 2, 60, 40, window, 5});
-  cases.push_back({64, 20, 30, 3, 0, 0});  // a group larger than a tile
+  cases.push_back({64, 20, 30, 3, 0, 0});    // a tile of a few large groups
+  cases.push_back({32, 1, 5, 300, 0, 0});    // more rows than a tile
+  cases.push_back({32, 130, 20, 2, 0, 0});   // a group larger than a tile
+  // Several spans: just more than one, their borders among the queries, windows that begin in another span.
+  cases.push_back({32, 4, kAttentionSpan, 1, 0, 0});
+  cases.push_back({32, 2, 2 * kAttentionSpan + 17, 1, 0, 20});
+  cases.push_back({32, 1, kAttentionSpan - 10, 30, 0, 0});
+  cases.push_back({32, 1, kAttentionSpan + 5, 30, 20, 0});
+  cases.push_back({32, 2, 3 * kAttentionSpan, 2, kAttentionSpan, 0});
   for (const Case& c : cases) {
     Cache cache(table, type, c.head_dim, c.first_position + c.num_queries, random);
     std::vector<float> queries = random_floats(c.num_queries * (c.group_size * c.head_dim + 5), random);
     std::vector<float> output = run(table, type, cache, queries, c, 0, c.num_queries);
-    // Values are around 1; f32 softmax over up to 200 positions.
+    // Values are around 1; f32 softmax over up to 1600 positions.
     ASSERT_LT(largest_error(cache, queries, output, c), 3e-6)
         << "head_dim " << c.head_dim << " group " << c.group_size << " first " << c.first_position << " queries "
         << c.num_queries << " window " << c.window << " softcap " << c.softcap;
@@ -135,7 +165,9 @@ TEST_P(Attention, IsBatchInvariant) {
   auto [isa, type] = GetParam();
   const Kernels table = make_kernels(isa);
   Random random(5);
-  for (const Case& c : {Case{64, 4, 13, 37, 0, 0}, Case{96, 1, 0, 40, 11, 0}, Case{128, 7, 100, 9, 0, 20}}) {
+  for (const Case& c : {Case{64, 4, 13, 37, 0, 0}, Case{96, 1, 0, 40, 11, 0}, Case{128, 7, 100, 9, 0, 20},
+                        Case{32, 1, 0, 150, 0, 0}, Case{32, 20, 50, 9, 30, 0}, Case{32, 8, kAttentionSpan - 6, 10, 0, 0},
+                        Case{32, 3, kAttentionSpan + 3, 20, 12, 0}}) {
     Cache cache(table, type, c.head_dim, c.first_position + c.num_queries, random);
     const int64_t stride = c.group_size * c.head_dim + 5;
     std::vector<float> queries = random_floats(c.num_queries * stride, random);
@@ -150,6 +182,54 @@ TEST_P(Attention, IsBatchInvariant) {
     for (int64_t e = 5 * stride; e < c.num_queries * stride; ++e) {
       ASSERT_EQ(second_chunk[static_cast<size_t>(e)], together[static_cast<size_t>(e)]);
     }
+  }
+}
+
+// Whoever attends to a span, and in whatever order spans are done: merged from first to last they give the same bits.
+TEST_P(Attention, SpansMayBeDoneApart) {
+  auto [isa, type] = GetParam();
+  const Kernels table = make_kernels(isa);
+  Random random(7);
+  const Case c = {64, 4, 3 * kAttentionSpan + 100, 2, 0, 0};
+  const int64_t rows = c.num_queries * c.group_size, floats = attention_partial_floats(c.head_dim);
+  Cache cache(table, type, c.head_dim, c.first_position + c.num_queries, random);
+  const std::vector<float> queries = random_floats(c.num_queries * (c.group_size * c.head_dim + 5), random);
+  const std::vector<float> together = run(table, type, cache, queries, c, 0, c.num_queries);
+  const SpanRange spans = find_visible_spans(c.first_position, c.num_queries, c.window);
+  ASSERT_EQ(spans.end, 4);
+  std::vector<std::vector<float>> partials(4);
+  for (int64_t span = 3; span >= 0; --span) {
+    Call call(cache, queries, c, 0, c.num_queries);
+    attend_span(table, type, call.args, span);
+    partials[static_cast<size_t>(span)] = call.partials;
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    for (size_t span = 1; span < 4; ++span) {
+      merge_partial(partials[span].data() + r * floats, partials[0].data() + r * floats, c.head_dim);
+    }
+    std::vector<float> out(static_cast<size_t>(c.head_dim));
+    finish_partial(partials[0].data() + r * floats, out.data(), c.head_dim);
+    const int64_t at = r / c.group_size * (c.group_size * c.head_dim + 5) + r % c.group_size * c.head_dim;
+    for (int64_t d = 0; d < c.head_dim; ++d) {
+      ASSERT_EQ(out[static_cast<size_t>(d)], together[static_cast<size_t>(at + d)]) << "row " << r;
+    }
+  }
+}
+
+// Pages that no query sees belong to somebody else, or to nobody.
+TEST_P(Attention, ReadsOnlyWhatIsSeen) {
+  auto [isa, type] = GetParam();
+  const Kernels table = make_kernels(isa);
+  Random random(8);
+  for (int64_t num_queries : {1, 20}) {
+    const Case c = {32, 4, kAttentionSpan + 40, num_queries, 30, 0};
+    Cache cache(table, type, c.head_dim, c.first_position + c.num_queries, random);
+    const std::vector<float> queries = random_floats(c.num_queries * (c.group_size * c.head_dim + 5), random);
+    const std::vector<float> expected = run(table, type, cache, queries, c, 0, c.num_queries);
+    for (int64_t page = 0; (page + 1) * kPageSize <= c.first_position - c.window + 1; ++page) {
+      cache.pages[0][static_cast<size_t>(page)] = cache.pages[1][static_cast<size_t>(page)] = nullptr;
+    }
+    EXPECT_EQ(run(table, type, cache, queries, c, 0, c.num_queries), expected);
   }
 }
 

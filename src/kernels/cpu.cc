@@ -7,6 +7,7 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
 #endif
 
 namespace sluice::kernels {
@@ -108,6 +109,17 @@ std::vector<std::string> Cpu::flags() const {
 const Cpu& get_cpu() {
   static const Cpu cpu = read_cpu();
   return cpu;
+}
+
+bool may_use_tiles() {
+#if defined(__x86_64__)
+  constexpr long kArchReqXcompPerm = 0x1023, kXfeatureTileData = 18;
+  static const bool granted =
+      get_cpu().amx_tile && syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureTileData) == 0;
+  return granted;
+#else
+  return false;
+#endif
 }
 
 }  // namespace sluice::kernels

@@ -27,4 +27,8 @@ struct Cpu {
 
 const Cpu& get_cpu();
 
+// Asks the kernel for AMX tiles, for all threads of this process, the first time. Without leave the first tile
+// instruction ends the process. False too where the kernel has none to give; any thread.
+bool may_use_tiles();
+
 }  // namespace sluice::kernels

@@ -1,8 +1,8 @@
 // The table of arithmetic: plain pointers in, plain pointers out. Kernels know no models, own no memory and start no
 // threads; callers split the work (by output column, by head, by row) and call an entry from many threads at once.
 //
-// scalar/ defines what is right and fills every entry; avx2/ (later avx512/, amx/) overwrite the entries they do
-// faster. select() puts the table together once for this machine, or for the ISA that SLUICE_ISA names.
+// scalar/ defines what is right and fills every entry; avx2/, avx512/ and amx/ overwrite the entries they do faster.
+// select() puts the table together once for this machine, or for the ISA that SLUICE_ISA names.
 //
 // The quantised products of scalar/ multiply the exact weights by f32 activations; those of the other fills may round
 // activations to 8 bits (ActivationFormat), which is why the caller asks the entry for its format. BF16 weights take
@@ -26,21 +26,26 @@ enum class ActivationFormat : uint8_t {
   kF32,    // float[num_inputs]
   kQ8_32,  // BlockQ8_32[num_inputs / 32] (quant_blocks.h): f32 scale, two sums, 32 int8
   kBF16,   // float[num_inputs], each rounded to what bf16 holds: what a bf16 x bf16 -> f32 product sees
+  kBF16Pairs,  // uint16[num_inputs], the same numbers as the upper halves of floats: for dot products of bf16 pairs
+  kBF16Tiles,  // the same again, in tiles of 16 rows by 32 inputs, 1 KB each, those of the same rows one after another:
+               // for products of tiles. 32 inputs of a row are 64 bytes, the next 32 lie 1024 further; inputs up to a
+               // multiple of 32 are zero. Where a row lies in its tile is seen from its address.
 };
-inline constexpr int kNumActivationFormats = 3;
+inline constexpr int kNumActivationFormats = 5;
+inline constexpr int64_t kActivationAlignment = 1024;  // of row 0 of a set of rows
 
 // output[r, o] = sum over i of activations[r, i] * weights[o, i], for r < num_rows, output_begin <= o < output_end.
 struct MatmulArgs {
-  const void* weights;          // [num_outputs, num_inputs] in the entry's type, rows weight_row_bytes apart; may lie
-                                // at any address
-  int64_t weight_row_bytes;
-  const void* activations;      // [num_rows, num_inputs] in the entry's activation format, 4-byte aligned
-  int64_t activation_row_bytes;
+  const void* weights;          // [num_outputs, num_inputs] in the entry's type, rows weight_row_bytes apart, at any
+                                // address; of a packed entry: strips (pack.h), 64-byte aligned
+  int64_t weight_row_bytes;     // packed entries do not read it
+  const void* activations;      // [num_rows, num_inputs] in the entry's activation format; any row of a set of rows
+  int64_t activation_row_bytes; // of the function below
   float* output;                // [num_rows, output_stride]
   int64_t output_stride;        // floats between rows of output
   int64_t num_rows;
   int64_t num_inputs;           // a multiple of the type's block size
-  int64_t output_begin, output_end;
+  int64_t output_begin, output_end;  // of a packed entry: output_begin is a multiple of kStripRows
 };
 
 struct MatmulEntry {
@@ -48,20 +53,32 @@ struct MatmulEntry {
   void (*multiply)(const MatmulArgs& args) = nullptr;
 };
 
-// Attention of one key/value head: `group_size` query heads that share it, `num_queries` consecutive tokens.
-// Query i stands at position first_position + i and sees positions (p - window, p], all of (-inf, p] if window is 0.
-// Keys and values lie in pages of kPageSize tokens, [kPageSize, head_dim] each, in the KV type of the entry (q8_0 rows
-// are blocks of 32 along head_dim, so q8_0 needs head_dim % 32 == 0; the others take any head_dim). Softmax in f32,
-// online or two-pass. Memory of positions after the last query may hold anything: it changes no result.
+// Attention of one key/value head over one span of positions: `group_size` query heads that share it, `num_queries`
+// consecutive tokens. Query i stands at position first_position + i and sees positions (p - window, p], all of
+// (-inf, p] if window is 0; of these a call attends to those in [begin, end). It leaves a partial result, which
+// attention.h merges with those of other spans. Spans begin at multiples of kAttentionSpan whatever the queries are, so
+// that a row's numbers do not depend on who computed which span.
+//
+// Keys and values lie in pages of kPageSize tokens in the KV type of the entry: values as [kPageSize, head_dim], keys
+// the other way round, [head_dim, kPageSize], so that one load has the same element of 16 keys (attention.h stores
+// them; q8_0 has blocks of 32 along head_dim and needs head_dim % 32 == 0). Softmax in f32, online or two-pass.
+// Memory of positions after the last query may hold anything: it changes no result.
 inline constexpr int kPageSize = 16;
+inline constexpr int kAttentionSpan = 512;
+inline constexpr int kAttentionRows = 128;  // query heads (tokens times group) for which a page is best read at once
+
+// Floats of one row's partial result: the sum of values by weight [head_dim], room to a multiple of 16, then the
+// largest score and the sum of weights, room to 16 again. Scores are in units of log 2, s * log2(e), and a weight is
+// 2^(score - largest); with no position in sight the largest score is -inf and the sums are 0.
+inline int64_t attention_values_floats(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+inline int64_t attention_partial_floats(int64_t head_dim) { return attention_values_floats(head_dim) + 16; }
 
 struct AttentionArgs {
   const float* queries;         // element (i, h, d) at i * query_stride + h * head_dim + d
   int64_t query_stride;
-  float* output;                // element (i, h, d) at i * output_stride + h * head_dim + d
-  int64_t output_stride;
-  const void* const* key_pages;    // [ceil(context / kPageSize)]
-  const void* const* value_pages;  // [ceil(context / kPageSize)]
+  const void* const* key_pages;    // [ceil(end / kPageSize)], of which those of [begin, end) that a query sees are read
+  const void* const* value_pages;  // the same
+  int64_t begin, end;           // begin % kAttentionSpan == 0, end <= begin + kAttentionSpan
   int64_t num_queries;
   int64_t group_size;
   int64_t head_dim;
@@ -69,22 +86,26 @@ struct AttentionArgs {
   int64_t window;               // 0: none
   float scale;                  // multiplies q.k
   float softcap;                // 0: none; else s = softcap * tanh(s / softcap) after the scale
-  float* scratch;               // attention_scratch_floats(args' sizes) floats, private to the call
+  float* partials;              // [num_queries, group_size, attention_partial_floats(head_dim)]
+  float* scratch;               // attention_scratch_floats(group_size, head_dim) floats, private to the call
 };
 
-// Upper bound for AttentionArgs::scratch over all fills, for `context` positions up to the last query's: the reference
-// keeps one score per position; faster fills keep a page of keys and values in f32 and the state of a tile of rows.
-inline int64_t attention_scratch_floats(int64_t context, int64_t group_size, int64_t head_dim) {
-  int64_t tile_rows = group_size + kPageSize;
-  return (context + kPageSize) + 2 * (kPageSize + tile_rows) * (head_dim + kPageSize) + tile_rows * (kPageSize + 4);
+// Upper bound for AttentionArgs::scratch over all fills: the reference keeps the scores of a span and a row; faster
+// fills keep the queries and the state of up to kAttentionRows rows (at least a group) and some pages in f32.
+inline int64_t attention_scratch_floats(int64_t group_size, int64_t head_dim) {
+  const int64_t rows = (group_size > kAttentionRows ? group_size : kAttentionRows) + 16, width = (head_dim + 15) / 16 * 16;
+  return kAttentionSpan + rows * (width + 32) + 2 * 64 * width + 16 * 64;
 }
 
 struct Kernels {
-  const char* isa;  // name of the best fill in here: "scalar", "avx2"
+  const char* isa;  // name of the best fill in here: "scalar", "avx2", "avx512", "amx"
 
   // Products, by weight type. multiply is null for types that are no weights (integers).
   MatmulEntry matmul[kNumDTypes];
-  // x[n] -> one row in that activation format (kF32: a copy). `row` has activation_row_bytes(format, n) bytes.
+  // The same over weights packed in strips (pack.h); multiply is null where rows as they lie in files do as well.
+  MatmulEntry packed_matmul[kNumDTypes];
+  // x[n] -> one row in that activation format (kF32: a copy), `row` being where it begins, or where input `begin` of it
+  // is, if x is only a part of the row.
   void (*quantize_activations[kNumActivationFormats])(const float* x, void* row, int64_t n);
   // One row of n weights -> f32 (embedding look-up). Null for types that are no weights.
   void (*dequantize[kNumDTypes])(const void* row, float* out, int64_t n);
@@ -111,11 +132,21 @@ struct Kernels {
   double (*log_sum_exp)(const float* x, int64_t n);
   // Index of the largest element, the lowest index of equals; NaNs never win.
   int64_t (*argmax)(const float* x, int64_t n);
+  // weights[i] = exp((x[i] - base) * scale), and their sum. REQUIRES: x <= base, scale > 0; -inf gives 0.
+  double (*exp_weights)(const float* x, float base, float scale, float* weights, int64_t n);
+  // Sum of values[i] over the i with keys[i] >= border, and in *count how many they are. n < 2^31.
+  double (*sum_at_least)(const float* keys, const float* values, float border, int64_t n, int64_t* count);
 };
 
+// Bytes of a row. Not of every format is a row one stretch of bytes, so whole sets of rows come by these:
 int64_t activation_row_bytes(ActivationFormat format, int64_t num_inputs);
+int64_t activation_bytes(ActivationFormat format, int64_t num_rows, int64_t num_inputs);
+// From row 0 to input `begin` of a row; `begin` is a multiple of 32.
+int64_t activation_offset(ActivationFormat format, int64_t num_inputs, int64_t row, int64_t begin = 0);
+// Copies one row, from and to where rows of the format begin.
+void copy_activation_row(ActivationFormat format, int64_t num_inputs, const void* from, void* to);
 
-// Instruction sets compiled in and runnable here, slowest first: {"scalar", "avx2"}.
+// Instruction sets compiled in and runnable here, slowest first: {"scalar", "avx2", "avx512", "amx"}.
 struct IsaList {
   const char* names[8];
   int count;
@@ -128,8 +159,11 @@ const Kernels& get_kernels();
 // The table up to and including the named ISA. REQUIRES: it is in available_isas().
 Kernels make_kernels(const char* isa);
 
-// One a fill, defined in scalar/ and avx2/.
+// One a fill, each defined in its folder.
 void scalar_fill(Kernels& table);
 void avx2_fill(Kernels& table);
+void avx512_fill(Kernels& table);       // F, BW, CD, DQ, VL and VNNI
+void avx512_bf16_fill(Kernels& table);  // what AVX512_BF16 adds to it
+void amx_fill(Kernels& table);          // tiles of bf16, and what avx512_fill asks for
 
 }  // namespace sluice::kernels

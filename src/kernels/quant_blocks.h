@@ -96,9 +96,10 @@ static constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -
 // Quantised activations, made by Kernels::quantize_activations and never stored in files: x = scale * q, |q| <= 127.
 struct BlockQ8_32 {
   float scale;
-  int16_t sums[2];  // of qs[0..15] and of qs[16..31]: products need them for types with an offset
+  float sum;      // scale * (the sum of all qs): products need it for types with an offset
+  float low_sum;  // the same of qs[0..15]
   int8_t qs[32];
 };
-static_assert(sizeof(BlockQ8_32) == 40 && alignof(BlockQ8_32) == 4);
+static_assert(sizeof(BlockQ8_32) == 44 && alignof(BlockQ8_32) == 4);
 
 }  // namespace sluice::kernels

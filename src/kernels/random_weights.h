@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <random>
 #include <vector>
 
@@ -78,14 +79,24 @@ inline std::vector<uint8_t> random_weights(DType type, int64_t num_rows, int64_t
   return bytes;
 }
 
-// `num_rows` rows of x in an entry's activation format.
-inline std::vector<uint8_t> convert_activations(const Kernels& table, ActivationFormat format,
-                                                const std::vector<float>& x, int64_t num_rows, int64_t num_inputs) {
-  const int64_t bytes = activation_row_bytes(format, num_inputs);
-  std::vector<uint8_t> rows(static_cast<size_t>(num_rows * bytes));
+// Bytes aligned as sets of activation rows are.
+template <typename T>
+struct ActivationAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kAlignment{kActivationAlignment};
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kAlignment)); }
+  void deallocate(T* p, size_t) { ::operator delete(p, kAlignment); }
+  bool operator==(const ActivationAllocator&) const = default;
+};
+using ActivationBytes = std::vector<uint8_t, ActivationAllocator<uint8_t>>;
+
+// `num_rows` rows of x in an entry's activation format. What no row fills is 0xff, so NaN.
+inline ActivationBytes convert_activations(const Kernels& table, ActivationFormat format, const std::vector<float>& x,
+                                           int64_t num_rows, int64_t num_inputs) {
+  ActivationBytes rows(static_cast<size_t>(activation_bytes(format, num_rows, num_inputs)), 0xff);
   for (int64_t r = 0; r < num_rows; ++r) {
-    table.quantize_activations[static_cast<int>(format)](x.data() + r * num_inputs, rows.data() + r * bytes,
-                                                         num_inputs);
+    table.quantize_activations[static_cast<int>(format)](
+        x.data() + r * num_inputs, rows.data() + activation_offset(format, num_inputs, r), num_inputs);
   }
   return rows;
 }

@@ -7,7 +7,6 @@
 #include "base/error.h"
 #include "kernels/cpu.h"
 #include "kernels/kernels.h"
-#include "kernels/quant_blocks.h"
 
 namespace sluice::kernels {
 namespace {
@@ -23,6 +22,12 @@ constexpr Fill kFills[] = {
     {"scalar", [] { return true; }, scalar_fill},
 #if defined(__x86_64__)
     {"avx2", [] { return get_cpu().avx2; }, avx2_fill},
+    {"avx512", [] { return get_cpu().avx512_vnni; },
+     [](Kernels& table) {
+       avx512_fill(table);
+       if (get_cpu().avx512_bf16) avx512_bf16_fill(table);
+     }},
+    {"amx", [] { return get_cpu().avx512_vnni && get_cpu().amx_bf16 && may_use_tiles(); }, amx_fill},
 #endif
 };
 
@@ -40,12 +45,6 @@ Kernels make_for_this_machine() {
 }
 
 }  // namespace
-
-int64_t activation_row_bytes(ActivationFormat format, int64_t num_inputs) {
-  if (format != ActivationFormat::kQ8_32) return num_inputs * static_cast<int64_t>(sizeof(float));
-  DCHECK(num_inputs % 32 == 0, num_inputs);
-  return num_inputs / 32 * static_cast<int64_t>(sizeof(BlockQ8_32));
-}
 
 IsaList available_isas() {
   IsaList list = {};

@@ -1,4 +1,4 @@
-// Memory that a step computes in: 64-byte aligned, grown when a larger batch comes and kept, never
+// Memory that a step computes in: aligned to cache lines or to more, grown when a larger batch comes and kept, never
 // shrunk, contents not kept when it grows. Owned by one Transformer; growing belongs to the engine
 // thread, filling to anyone it asks. No memory to grow is an Error, which ends the requests of that
 // step and leaves the buffer empty but usable.
@@ -12,7 +12,7 @@
 
 namespace sluice::llm {
 
-template <typename T>
+template <typename T, int64_t kAlignment = 64>
 class AlignedBuffer {
  public:
   T* data() { return memory_.get(); }
@@ -35,7 +35,6 @@ class AlignedBuffer {
   }
 
  private:
-  static constexpr int64_t kAlignment = 64;
   struct Free {
     void operator()(T* memory) const { ::operator delete (memory, std::align_val_t{kAlignment}); }
   };

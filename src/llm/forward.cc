@@ -9,12 +9,8 @@
 namespace sluice::llm {
 namespace {
 
-// Queries of one sequence that are attended for in one piece: enough to use each key several times,
-// few enough that a long prompt makes many pieces.
-constexpr int64_t kQueryBlock = 32;
 constexpr int64_t kFfnSpan = 8192;  // elements of one piece of an activation function
 constexpr int64_t kLogitSpan = 1 << 15;
-constexpr int64_t kMinAttentionWork = 64 << 10;  // multiply-adds: about a microsecond
 
 }  // namespace
 
@@ -52,11 +48,22 @@ void Transformer::forward(const Batch& batch, KvStore& kv, float* logits) {
           {&layer.k, &attention_input_, 0, num_tokens_, k_.data(), kv_width},
           {&layer.v, &attention_input_, 0, num_tokens_, v_.data(), kv_width},
       };
-      run_products(pool_, kernels_, products);
-      observe("q", q_.data(), num_tokens_, query_width);
-      observe("k", k_.data(), num_tokens_, kv_width);
-      observe("v", v_.data(), num_tokens_, kv_width);
-      rotate_and_store(i, kv);
+      // Of the last layer, most tokens of a prompt leave nothing but their keys and values.
+      if (i + 1 == config_.num_layers() && wants_fewer_rows(batch)) {
+        run_products(pool_, kernels_, {products + 1, 2});
+        rotate_and_store(i, kv, false, true);
+        keep_logit_rows(batch);
+        if (num_tokens_ == 0) return;
+        const Product queries{&layer.q, &attention_input_, 0, num_tokens_, q_.data(), query_width};
+        run_products(pool_, kernels_, {&queries, 1});
+        rotate_and_store(i, kv, true, false);
+      } else {
+        run_products(pool_, kernels_, products);
+        observe("q", q_.data(), num_tokens_, query_width);
+        observe("k", k_.data(), num_tokens_, kv_width);
+        observe("v", v_.data(), num_tokens_, kv_width);
+        rotate_and_store(i, kv, true, true);
+      }
       observe("q rotated", q_.data(), num_tokens_, query_width);
       observe("k rotated", k_.data(), num_tokens_, kv_width);
     }
@@ -65,7 +72,7 @@ void Transformer::forward(const Batch& batch, KvStore& kv, float* logits) {
     {
       TRACE("llm.attention");
       attention_output_.reset(num_tokens_, query_width, format_of(layer.output));
-      attend(i, batch, kv);
+      attend(i, kv);
       observe("attention", attention_output_.row(0), num_tokens_, query_width);
       for_each_row(pool_, num_tokens_, query_width,
                    [&](int64_t t, int) { attention_output_.convert(kernels_, t); });
@@ -134,8 +141,8 @@ void Transformer::prepare(const Batch& batch, const KvStore& kv) {
             kv.layout().head_dim == config_.head_dim,
         kv.layout().num_layers, kv.layout().num_kv_heads, kv.layout().head_dim);
   places_.resize(static_cast<size_t>(num_tokens_));
-  int64_t next_token = 0, longest = 0;
-  attention_work_ = 0;
+  has_logit_rows_only_ = false;
+  int64_t next_token = 0;
   for (const BatchSequence& sequence : batch.sequences) {
     CHECK(sequence.first_token == next_token && sequence.num_tokens >= 1 &&
               sequence.first_position >= 0,
@@ -145,8 +152,6 @@ void Transformer::prepare(const Batch& batch, const KvStore& kv) {
     int64_t end = sequence.first_position + sequence.num_tokens;
     CHECK(!config_.family.learned_positions || end <= config_.max_positions, end,
           config_.max_positions);
-    longest = std::max(longest, end);
-    attention_work_ += sequence.num_tokens * end * config_.query_width() * 2;
     for (int64_t page = 0; page * kernels::kPageSize < end; ++page) {
       CHECK(sequence.pages[page] >= 0 && sequence.pages[page] < kv.num_pages(),
             sequence.pages[page], kv.num_pages());
@@ -161,39 +166,14 @@ void Transformer::prepare(const Batch& batch, const KvStore& kv) {
   }
   CHECK(next_token == num_tokens_, next_token, num_tokens_);
 
-  // Pieces of attention. Few sequences and few key/value heads would leave workers idle; then each
-  // head of a group is a piece of its own, though that reads the group's keys once a head.
-  const int64_t group = config_.num_heads / config_.num_kv_heads;
-  int64_t num_blocks = 0;
-  for (const BatchSequence& sequence : batch.sequences)
-    num_blocks += (sequence.num_tokens + kQueryBlock - 1) / kQueryBlock;
-  int64_t splits = std::clamp<int64_t>(
-      pool_.num_threads() / std::max<int64_t>(1, num_blocks * config_.num_kv_heads), 1, group);
-  int64_t heads_each = (group + splits - 1) / splits;
-  pieces_.clear();
-  for (size_t s = 0; s < batch.sequences.size(); ++s) {
-    for (int64_t head = 0; head < config_.num_kv_heads; ++head) {
-      for (int64_t first = 0; first < group; first += heads_each) {
-        for (int64_t query = 0; query < batch.sequences[s].num_tokens; query += kQueryBlock) {
-          pieces_.push_back(
-              {.sequence = static_cast<int32_t>(s),
-               .kv_head = static_cast<int32_t>(head),
-               .first_head = static_cast<int32_t>(first),
-               .num_heads = static_cast<int32_t>(std::min(heads_each, group - first)),
-               .first_query = query,
-               .num_queries = std::min(kQueryBlock, batch.sequences[s].num_tokens - query)});
-        }
-      }
-    }
+  query_runs_.clear();
+  for (const BatchSequence& sequence : batch.sequences) {
+    query_runs_.push_back({.pages = sequence.pages,
+                           .first_row = sequence.first_token,
+                           .first_position = sequence.first_position,
+                           .num_queries = sequence.num_tokens});
   }
-  for (Worker& worker : workers_) {
-    worker.scratch.grow(kernels::attention_scratch_floats(longest, group, config_.head_dim));
-    size_t num_pages = static_cast<size_t>((longest + kernels::kPageSize - 1) / kernels::kPageSize);
-    if (worker.key_pages.size() < num_pages) {
-      worker.key_pages.resize(num_pages);
-      worker.value_pages.resize(num_pages);
-    }
-  }
+  plan_attention();
 
   // Angles in double: at position 100,000 a float's are off by whole steps.
   for (size_t r = 0; r < config_.ropes.size(); ++r) {
@@ -237,88 +217,6 @@ void Transformer::embed(const Batch& batch) {
     kernels_.add(h, row, h, width);
   });
   observe("embedding", hidden_.data(), num_tokens_, width);
-}
-
-void Transformer::rotate_and_store(int64_t layer_index, KvStore& kv) {
-  const LayerWeights& layer = weights_.layers[static_cast<size_t>(layer_index)];
-  const int rope_index = config_.layers[static_cast<size_t>(layer_index)].rope;
-  const Rope& rope = config_.ropes[static_cast<size_t>(rope_index)];
-  const Rotation& rotation = rotations_[static_cast<size_t>(rope_index)];
-  const int64_t head_dim = config_.head_dim, half = rope.dims / 2;
-  const auto rotate = rope.kind == RopeKind::kNeox ? kernels_.rope_neox : kernels_.rope_interleaved;
-  const auto store_row = kernels_.store_row[static_cast<int>(kv.layout().type)];
-  const int64_t kv_row_bytes = row_bytes(kv.layout().type, head_dim);
-  const bool is_full_width = config_.family.qk_norm == QkNorm::kFullWidth;
-
-  auto norm_and_rotate = [&](const Norm& norm, float* x, int64_t num_heads, int64_t t) {
-    if (norm && is_full_width) normalise(norm, x, x, num_heads * head_dim);
-    for (int64_t head = 0; head < num_heads; ++head) {
-      float* h = x + head * head_dim;
-      if (norm && !is_full_width) normalise(norm, h, h, head_dim);
-      if (rope.kind != RopeKind::kNone)
-        rotate(h, rotation.cosines.data() + t * half, rotation.sines.data() + t * half, half);
-    }
-  };
-  for_each_row(
-      pool_, num_tokens_, config_.query_width() + 2 * config_.kv_width(), [&](int64_t t, int) {
-        norm_and_rotate(layer.q_norm, q_.data() + t * config_.query_width(), config_.num_heads, t);
-        float* k = k_.data() + t * config_.kv_width();
-        const float* v = v_.data() + t * config_.kv_width();
-        norm_and_rotate(layer.k_norm, k, config_.num_kv_heads, t);
-        const TokenPlace& place = places_[static_cast<size_t>(t)];
-        for (int64_t head = 0; head < config_.num_kv_heads; ++head) {
-          int l = static_cast<int>(layer_index), h = static_cast<int>(head);
-          store_row(k + head * head_dim,
-                    static_cast<uint8_t*>(kv.key_page(l, place.page, h)) + place.row * kv_row_bytes,
-                    head_dim);
-          store_row(
-              v + head * head_dim,
-              static_cast<uint8_t*>(kv.value_page(l, place.page, h)) + place.row * kv_row_bytes,
-              head_dim);
-        }
-      });
-}
-
-void Transformer::attend(int64_t layer_index, const Batch& batch, const KvStore& kv) {
-  const LayerConfig& layer = config_.layers[static_cast<size_t>(layer_index)];
-  const int64_t group = config_.num_heads / config_.num_kv_heads, stride = config_.query_width();
-  const auto attention = kernels_.attention[static_cast<int>(kv.layout().type)];
-  // Short contexts of few sequences are done sooner than a barrier.
-  const int64_t num_pieces = static_cast<int64_t>(pieces_.size());
-  const int64_t grain = kMinAttentionWork * num_pieces / std::max<int64_t>(1, attention_work_) + 1;
-  pool_.parallel_for(
-      num_pieces, grain, [&](int64_t begin, int64_t end, int worker_index) {
-        Worker& worker = workers_[static_cast<size_t>(worker_index)];
-        for (int64_t i = begin; i < end; ++i) {
-          const AttentionPiece& piece = pieces_[static_cast<size_t>(i)];
-          const BatchSequence& sequence = batch.sequences[static_cast<size_t>(piece.sequence)];
-          int64_t first_position = sequence.first_position + piece.first_query;
-          int64_t last_position = first_position + piece.num_queries - 1;
-          for (int64_t page = 0; page <= last_position / kernels::kPageSize; ++page) {
-            worker.key_pages[static_cast<size_t>(page)] =
-                kv.key_page(static_cast<int>(layer_index), sequence.pages[page], piece.kv_head);
-            worker.value_pages[static_cast<size_t>(page)] =
-                kv.value_page(static_cast<int>(layer_index), sequence.pages[page], piece.kv_head);
-          }
-          int64_t token = sequence.first_token + piece.first_query;
-          int64_t offset =
-              token * stride + (piece.kv_head * group + piece.first_head) * config_.head_dim;
-          attention({.queries = q_.data() + offset,
-                     .query_stride = stride,
-                     .output = attention_output_.row(0) + offset,
-                     .output_stride = stride,
-                     .key_pages = worker.key_pages.data(),
-                     .value_pages = worker.value_pages.data(),
-                     .num_queries = piece.num_queries,
-                     .group_size = piece.num_heads,
-                     .head_dim = config_.head_dim,
-                     .first_position = first_position,
-                     .window = layer.window,
-                     .scale = layer.attention_scale,
-                     .softcap = config_.attention_softcap,
-                     .scratch = worker.scratch.data()});
-        }
-      });
 }
 
 void Transformer::run_ffn(const LayerWeights& layer, Activations& input, float* output) {
@@ -382,7 +280,7 @@ void Transformer::compute_logits(const Batch& batch, float* logits) {
                 vocab = config_.vocab_size;
   logit_input_.reset(num_rows, width, format_of(weights_.head));
   for_each_row(pool_, num_rows, width, [&](int64_t r, int) {
-    int64_t token = batch.logit_tokens[static_cast<size_t>(r)];
+    int64_t token = has_logit_rows_only_ ? r : batch.logit_tokens[static_cast<size_t>(r)];
     CHECK(token >= 0 && token < num_tokens_, token, num_tokens_);
     normalise(weights_.final_norm, hidden_.data() + token * width, logit_input_.row(r), width);
     logit_input_.convert(kernels_, r);

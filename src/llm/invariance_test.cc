@@ -141,6 +141,88 @@ TEST(ForwardTest, OnlyTheRowsAskedFor) {
   m.model->forward(batch, kv, nullptr);  // a chunk of a prompt wants none
 }
 
+// The rows of a batch whose logits are wanted are alone in the last layer, wherever they stand in their sequences.
+TEST(ForwardTest, RowsAskedForOfTwoSequences) {
+  for (const char* name : {"stories260K/stories260K.gguf", "llm/gemma3.gguf", "llm/command-r", "llm/qwen3moe"}) {
+    auto path = find_test_data(name);
+    ASSERT_TRUE(path) << name;
+    TestModel m(*path, 3);
+    const int64_t vocab = m.model->vocab_size();
+    const std::vector<int32_t> tokens = make_tokens(60, vocab, 3);
+    const std::vector<float> whole = compute_logits(m, tokens, 60, DType::kF16);
+    KvStore kv(m.model->kv_layout(DType::kF16), 10);
+    TestSequence a(0, 4), b(1, 4);
+    Batch batch;
+    std::vector<float> logits(static_cast<size_t>(60 * vocab));
+    add_to_batch(batch, b, tokens, 25);  // no logits of its first part at all
+    batch.logit_tokens.clear();
+    m.model->forward(batch, kv, nullptr);
+    batch.clear();
+    add_to_batch(batch, a, tokens, 60);
+    add_to_batch(batch, b, tokens, 30);
+    batch.logit_tokens = {0, 17, 18, 19, 59, 60, 88, 89};
+    const int64_t positions[] = {0, 17, 18, 19, 59, 25, 53, 54};
+    m.model->forward(batch, kv, logits.data());
+    logits.resize(8 * static_cast<size_t>(vocab));
+    std::vector<float> expected;
+    for (int64_t position : positions)
+      expected.insert(expected.end(), whole.begin() + position * vocab, whole.begin() + (position + 1) * vocab);
+    EXPECT_EQ(find_first_difference(expected, logits, vocab), -1) << name;
+    // What the others left in the pages is all there.
+    batch.clear();
+    a.num_computed = 59;
+    add_to_batch(batch, a, tokens, 1);
+    m.model->forward(batch, kv, logits.data());
+    expected.assign(whole.end() - vocab, whole.end());
+    logits.resize(static_cast<size_t>(vocab));
+    EXPECT_EQ(find_first_difference(expected, logits, vocab), -1) << name;
+  }
+}
+
+// A context of several spans, attended to by one worker or cut along its length.
+TEST(ForwardTest, LongContextsAreCutWithoutATrace) {
+  for (const char* name : {"stories260K/stories260K.gguf", "llm/gemma3.gguf"}) {
+    auto path = find_test_data(name);
+    ASSERT_TRUE(path) << name;
+    const int64_t length = 3 * kernels::kAttentionSpan + 40;
+    TestModel alone(*path, 1);
+    const int64_t vocab = alone.model->vocab_size();
+    const std::vector<int32_t> tokens = make_tokens(length, vocab, 11);
+    const int32_t num_pages = static_cast<int32_t>(length / kernels::kPageSize + 1);
+    std::vector<float> expected;
+    for (int num_threads : {1, 2, 16}) {
+      TestModel m(*path, num_threads);
+      KvStore kv(m.model->kv_layout(DType::kF16), 2 * num_pages);
+      TestSequence sequence(0, num_pages);
+      std::vector<float> logits(static_cast<size_t>(10 * vocab));
+      // One worker computes all at once; the others in chunks, the last tokens one by one.
+      Batch batch;
+      if (num_threads == 1) {
+        add_to_batch(batch, sequence, tokens, length);
+        batch.logit_tokens.erase(batch.logit_tokens.begin(), batch.logit_tokens.end() - 10);
+        m.model->forward(batch, kv, logits.data());
+        expected = logits;
+        continue;
+      }
+      for (int64_t chunk : {700, 800}) {
+        batch.clear();
+        add_to_batch(batch, sequence, tokens, chunk);
+        m.model->forward(batch, kv, std::vector<float>(static_cast<size_t>(chunk * vocab)).data());
+      }
+      batch.clear();
+      add_to_batch(batch, sequence, tokens, length - 10 - sequence.num_computed);
+      batch.logit_tokens.clear();
+      m.model->forward(batch, kv, nullptr);
+      for (int64_t i = 0; i < 10; ++i) {
+        batch.clear();
+        add_to_batch(batch, sequence, tokens, 1);
+        m.model->forward(batch, kv, logits.data() + i * vocab);
+      }
+      EXPECT_EQ(find_first_difference(expected, logits, vocab), -1) << name << ", " << num_threads << " threads";
+    }
+  }
+}
+
 // The text that the authors of stories260K give, as token ids through its own vocabulary.
 TEST(ForwardTest, Stories260KTellsItsKnownStory) {
   auto path = find_test_data("stories260K/stories260K.gguf");

@@ -14,11 +14,11 @@
 namespace sluice::llm {
 
 struct TestModel {
-  explicit TestModel(const std::string& path, int num_threads = 2) : pool(num_threads) {
+  explicit TestModel(const std::string& path, int num_threads = 2, bool repack = true) : pool(num_threads) {
     std::string folder = std::filesystem::is_directory(path)
                              ? path
                              : std::filesystem::path(path).parent_path().string();
-    model = load_model(formats::open_weights(path), folder, pool);
+    model = load_model(formats::open_weights(path), folder, pool, repack);
   }
   Transformer& transformer() { return dynamic_cast<Transformer&>(*model); }
 

@@ -1,7 +1,6 @@
 #include "llm/products.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/check.h"
 
@@ -12,6 +11,8 @@ using kernels::ActivationFormat;
 
 // Left rows that stay in a core's L2 while the columns of a piece go by.
 constexpr int64_t kRowBlockBytes = 512 << 10;
+constexpr int64_t kPackedRowsMax = 528;
+constexpr int64_t kRowGrain = 48;  // a multiple of what kernels multiply together: 4, 6, 12 or 16 rows
 constexpr int64_t kColumnGrain = 16, kColumnsMax = 256;
 // Below this many multiply-adds a barrier costs more than a second worker saves.
 constexpr int64_t kMinParallelWork = 128 << 10;
@@ -26,7 +27,7 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void run_piece(const kernels::Kernels& kernels, const Product& p, const Cut& cut, int64_t piece) {
   const Linear& linear = *p.linear;
-  const kernels::MatmulEntry& entry = kernels.matmul[static_cast<int>(linear.weight.type)];
+  const kernels::MatmulEntry& entry = get_entry(kernels, linear);
   int64_t row = piece / cut.num_column_blocks * cut.rows_each;
   int64_t num_rows = std::min(cut.rows_each, p.num_rows - row);
   int64_t begin = piece % cut.num_column_blocks * cut.columns_each;
@@ -64,7 +65,8 @@ void Activations::reset(int64_t num_rows, int64_t num_inputs, FormatSet formats)
   for (int f = 1; f < kernels::kNumActivationFormats; ++f) {
     if ((formats & (1u << f)) == 0) continue;
     row_bytes_[f] = kernels::activation_row_bytes(static_cast<ActivationFormat>(f), num_inputs);
-    converted_[f].grow(num_rows * row_bytes_[f]);
+    converted_[f].grow(
+        kernels::activation_bytes(static_cast<ActivationFormat>(f), num_rows, num_inputs));
   }
 }
 
@@ -74,10 +76,8 @@ void Activations::convert(const kernels::Kernels& kernels, int64_t index, int64_
          end, num_inputs_);
   for (int f = 1; f < kernels::kNumActivationFormats; ++f) {
     if ((formats_ & (1u << f)) == 0) continue;
-    int64_t offset =
-        begin == 0 ? 0 : kernels::activation_row_bytes(static_cast<ActivationFormat>(f), begin);
-    kernels.quantize_activations[f](
-        row(index) + begin, converted_[f].data() + index * row_bytes_[f] + offset, end - begin);
+    int64_t offset = kernels::activation_offset(static_cast<ActivationFormat>(f), num_inputs_, index, begin);
+    kernels.quantize_activations[f](row(index) + begin, converted_[f].data() + offset, end - begin);
   }
 }
 
@@ -85,10 +85,10 @@ void Activations::copy_row(int64_t index, const Activations& from, int64_t from_
   DCHECK(num_inputs_ == from.num_inputs_ && (formats_ & ~from.formats_) == 0);
   for (int f = 0; f < kernels::kNumActivationFormats; ++f) {
     if ((formats_ & (1u << f)) == 0) continue;
+    const auto format = static_cast<ActivationFormat>(f);
     uint8_t* to = f == 0 ? reinterpret_cast<uint8_t*>(row(index))
-                         : converted_[f].data() + index * row_bytes_[f];
-    std::memcpy(to, from.data(static_cast<ActivationFormat>(f), from_index),
-                static_cast<size_t>(row_bytes_[f]));
+                         : converted_[f].data() + kernels::activation_offset(format, num_inputs_, index);
+    kernels::copy_activation_row(format, num_inputs_, from.data(format, from_index), to);
   }
 }
 
@@ -96,7 +96,7 @@ const uint8_t* Activations::data(ActivationFormat format, int64_t index) const {
   int f = static_cast<int>(format);
   const uint8_t* base =
       f == 0 ? reinterpret_cast<const uint8_t*>(values_.data()) : converted_[f].data();
-  return base + index * row_bytes_[f];
+  return base + kernels::activation_offset(format, num_inputs_, index);
 }
 
 void run_products(ThreadPool& pool, const kernels::Kernels& kernels,
@@ -118,12 +118,14 @@ void run_products(ThreadPool& pool, const kernels::Kernels& kernels,
     Cut& cut = cuts[i];
     cut.first_piece = num_pieces;
     if (p.num_rows == 0) continue;
-    const ActivationFormat format =
-        kernels.matmul[static_cast<int>(p.linear->weight.type)].activation_format;
+    const ActivationFormat format = get_entry(kernels, *p.linear).activation_format;
     int64_t bytes_a_row = kernels::activation_row_bytes(format, p.linear->num_inputs());
-    int64_t rows_max = std::clamp<int64_t>(kRowBlockBytes / bytes_a_row / 16 * 16, 32, 512);
+    // Packed products tile their rows themselves.
+    int64_t rows_max = p.linear->is_packed
+                           ? kPackedRowsMax
+                           : std::clamp<int64_t>(kRowBlockBytes / bytes_a_row / 16 * 16, 32, 512);
     cut.num_row_blocks = divide_up(p.num_rows, rows_max);
-    cut.rows_each = divide_up(divide_up(p.num_rows, cut.num_row_blocks), 4) * 4;
+    cut.rows_each = divide_up(divide_up(p.num_rows, cut.num_row_blocks), kRowGrain) * kRowGrain;
     cut.num_row_blocks = divide_up(p.num_rows, cut.rows_each);
     int64_t columns = divide_up(total_columns * cut.num_row_blocks, num_wanted);
     cut.columns_each =

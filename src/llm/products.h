@@ -22,11 +22,14 @@ namespace sluice::llm {
 // A set of kernels::ActivationFormat.
 using FormatSet = uint32_t;
 
+// The product for a matrix as it lies in memory.
+inline const kernels::MatmulEntry& get_entry(const kernels::Kernels& kernels, const Linear& linear) {
+  return (linear.is_packed ? kernels.packed_matmul : kernels.matmul)[static_cast<int>(linear.weight.type)];
+}
+
 inline FormatSet format_of(const Linear& linear) {
   if (!linear) return 0;
-  const kernels::MatmulEntry& entry =
-      kernels::get_kernels().matmul[static_cast<int>(linear.weight.type)];
-  return 1u << static_cast<int>(entry.activation_format);
+  return 1u << static_cast<int>(get_entry(kernels::get_kernels(), linear).activation_format);
 }
 inline FormatSet formats_of(std::initializer_list<const Linear*> linears) {
   FormatSet set = 0;
@@ -62,7 +65,7 @@ class Activations {
   int64_t num_inputs_ = 0;
   FormatSet formats_ = 0;
   AlignedBuffer<float> values_;  // [num_rows, num_inputs]
-  AlignedBuffer<uint8_t> converted_[kernels::kNumActivationFormats];
+  AlignedBuffer<uint8_t, kernels::kActivationAlignment> converted_[kernels::kNumActivationFormats];
   int64_t row_bytes_[kernels::kNumActivationFormats] = {};
 };
 

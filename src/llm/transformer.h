@@ -1,5 +1,6 @@
 // The forward pass: one procedure for every family, reading what to do from Config. forward.cc is
-// the whole of it in the order in which it happens, but for the experts of a mixture (experts.cc).
+// the whole of it in the order in which it happens, but for what goes through the pages
+// (attention.cc) and the experts of a mixture (experts.cc).
 //
 // The engine thread owns a Transformer and is the only one to call forward(); the work of each
 // stage is spread over the pool, with one barrier a stage. Buffers grow to the largest batch seen
@@ -52,12 +53,19 @@ class Transformer final : public Model {
     int32_t page = 0;
     int32_t row = 0;  // within the page
   };
-  // A piece of attention: some queries of one sequence, some heads of one group.
+  // Consecutive tokens of one sequence that attend to what is in its pages.
+  struct QueryRun {
+    const int32_t* pages = nullptr;
+    int64_t first_row = 0;  // among the rows of the batch
+    int64_t first_position = 0;
+    int64_t num_queries = 0;
+  };
+  // Some queries of a run and one key/value head, and the spans that one worker attends to.
   struct AttentionPiece {
-    int32_t sequence = 0;
-    int32_t kv_head = 0;
-    int32_t first_head = 0, num_heads = 0;     // within the group
-    int64_t first_query = 0, num_queries = 0;  // within the sequence's new tokens
+    QueryRun run;
+    int64_t kv_head = 0;
+    int64_t span_begin = 0, span_end = 0;  // without regard to windows
+    int64_t partials = -1;  // where in partials_ those of span 0 would be; -1: all spans are in this piece
   };
   // One token's use of one expert.
   struct ExpertUse {
@@ -67,14 +75,17 @@ class Transformer final : public Model {
   };
   struct Worker {
     std::vector<const void*> key_pages, value_pages;
-    AlignedBuffer<float> scratch;
+    AlignedBuffer<float> scratch, partials;
     std::vector<std::pair<float, int32_t>> ranking;  // [num_experts] of one token
   };
 
   void prepare(const Batch& batch, const KvStore& kv);
   void embed(const Batch& batch);
-  void attend(int64_t layer, const Batch& batch, const KvStore& kv);
-  void rotate_and_store(int64_t layer, KvStore& kv);
+  bool wants_fewer_rows(const Batch& batch) const;
+  void keep_logit_rows(const Batch& batch);
+  void rotate_and_store(int64_t layer, KvStore& kv, bool with_queries, bool with_keys);
+  void plan_attention();
+  void attend(int64_t layer, const KvStore& kv);
   void run_ffn(const LayerWeights& layer, Activations& input, float* output);
   void run_experts(const LayerWeights& layer, Activations& input, float* output);
   void choose_experts(int64_t num_tokens, int64_t num_experts);
@@ -93,10 +104,14 @@ class Transformer final : public Model {
   StageObserver observer_;
   int64_t layer_ = -1;  // of the stages observed now
 
-  int64_t num_tokens_ = 0;          // of the current batch
+  int64_t num_tokens_ = 0;            // of the current batch: rows that are being computed
+  bool has_logit_rows_only_ = false;  // row r is logit_tokens[r]
+  std::vector<TokenPlace> places_;    // [num_tokens]
+  std::vector<QueryRun> query_runs_;
   int64_t attention_work_ = 0;  // of one layer, in multiply-adds, at most
-  std::vector<TokenPlace> places_;  // [num_tokens]
   std::vector<AttentionPiece> pieces_;
+  std::vector<AttentionPiece> merges_;  // one for each group of pieces that share the spans
+  AlignedBuffer<float> partials_;       // [spans, queries, group, attention_partial_floats] of each of these
   std::vector<Worker> workers_;               // [num_threads]
   AlignedBuffer<float> hidden_;               // [num_tokens, width]: the residual stream
   AlignedBuffer<float> branch_, ffn_branch_;  // [num_tokens, width]: what is added to it

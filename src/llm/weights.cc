@@ -147,7 +147,8 @@ class Loader {
            file_.path(), name, sluice::name(view.type));
     }
     int64_t inputs = view.shape[0], outputs = view.shape[1], size = get_info(view.type).block_bytes;
-    uint8_t* out = own(inputs * outputs * size);
+    weights_.owned_matrices.push_back(std::make_unique<uint8_t[]>(static_cast<size_t>(inputs * outputs * size)));
+    uint8_t* out = weights_.owned_matrices.back().get();
     constexpr int64_t kTile = 32;  // both sides of a tile stay in the cache
     for (int64_t i0 = 0; i0 < inputs; i0 += kTile) {
       for (int64_t o0 = 0; o0 < outputs; o0 += kTile) {

@@ -4,7 +4,7 @@
 // Matrices are views into the mapped file wherever the file has them row by row as [outputs,
 // inputs]; a fused one is just several views of its rows. What the file has otherwise (GPT-2's
 // transposed matrices) is converted once, here, into memory that Weights owns. Norms and biases are
-// small and always f32. Immutable after load_weights(); any thread may read.
+// small and always f32. Immutable after load_weights() and pack_weights(); any thread may read.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +20,7 @@ namespace sluice::llm {
 
 struct Linear {
   TensorView weight;             // [num_outputs, num_inputs]
+  bool is_packed = false;        // weight.data are strips (kernels/pack.h), not rows
   const float* scale = nullptr;  // [num_outputs] or null: multiplies the product (FP8 checkpoints)
   const float* bias = nullptr;   // [num_outputs] or null: added last
 
@@ -66,7 +67,9 @@ struct Weights {
   std::vector<std::string> unused_tensors;  // in the file, read by nobody
 
   std::shared_ptr<const formats::WeightFile> file;  // what the views point into
-  std::vector<std::unique_ptr<uint8_t[]>> owned;    // converted tensors
+  std::vector<std::unique_ptr<uint8_t[]>> owned;    // converted vectors
+  std::vector<std::unique_ptr<uint8_t[]>> owned_matrices;  // transposed matrices, until they are packed
+  std::shared_ptr<uint8_t> packed;                  // what packed matrices point into (pack_weights.h)
 };
 
 // Fills in config.vocab_size if the config left it open. Throws Error naming file, tensor, shapes

@@ -9,6 +9,7 @@ void avx2_fill(Kernels& table) {
   avx2::fill_matmul_float(table);
   avx2::fill_attention(table);
   avx2::fill_elementwise(table);
+  avx2::fill_sampling(table);
 }
 
 }  // namespace sluice::kernels

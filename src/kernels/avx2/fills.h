@@ -13,5 +13,6 @@ void fill_matmul_quantised(Kernels& table);
 void fill_matmul_float(Kernels& table);
 void fill_attention(Kernels& table);
 void fill_elementwise(Kernels& table);       // norms, rope, gates, softcap, sums and maxima
+void fill_sampling(Kernels& table);
 
 }  // namespace sluice::kernels::avx2

@@ -172,22 +172,16 @@ void multiply_rows(const Panel& panel, int64_t count, const uint8_t* activations
         const __m256 x_scale = _mm256_broadcast_ss(&x[r]->scale);
         __m256 sum;
         if (!Decode::kSigned) {
-          int32_t both;
-          memcpy(&both, x[r]->sums, 4);
-          __m256i two = _mm256_set1_epi32(both);
-          if (kSub == 32) two = _mm256_madd_epi16(two, ones);
-          else two = _mm256_srai_epi32(sub == 0 ? _mm256_slli_epi32(two, 16) : two, 16);
-          sum = _mm256_cvtepi32_ps(two);
+          sum = _mm256_broadcast_ss(kSub == 32 ? &x[r]->sum : &x[r]->low_sum);
+          if (kSub == 16 && sub == 1) sum = _mm256_sub_ps(_mm256_broadcast_ss(&x[r]->sum), sum);
         }
 #pragma GCC unroll 2
         for (int h = 0; h < 2; ++h) {
           __m256 dot = _mm256_cvtepi32_ps(dots[r][h]);
-          if (Decode::kSigned) {
-            dot = _mm256_mul_ps(dot, scale[h]);
-          } else {
-            dot = _mm256_fmadd_ps(dot, scale[h], _mm256_mul_ps(sum, _mm256_load_ps(panel.offsets[s] + h * 8)));
+          sums[r].v[h] = _mm256_fmadd_ps(_mm256_mul_ps(dot, scale[h]), x_scale, sums[r].v[h]);
+          if (!Decode::kSigned) {
+            sums[r].v[h] = _mm256_fmadd_ps(sum, _mm256_load_ps(panel.offsets[s] + h * 8), sums[r].v[h]);
           }
-          sums[r].v[h] = _mm256_fmadd_ps(dot, x_scale, sums[r].v[h]);
         }
       }
     }

@@ -85,8 +85,10 @@ void quantize_q8_32(const float* x, void* row, int64_t n) {
   for (int64_t i = 0; i < n; i += 32, ++block) {
     Rounded rounded = round_block(x + i);
     block->scale = rounded.largest / 127.0f;
-    block->sums[0] = static_cast<int16_t>(sum_of_16(_mm256_castsi256_si128(rounded.bytes)));
-    block->sums[1] = static_cast<int16_t>(sum_of_16(_mm256_extracti128_si256(rounded.bytes, 1)));
+    const int low_sum = sum_of_16(_mm256_castsi256_si128(rounded.bytes));
+    const int sum = low_sum + sum_of_16(_mm256_extracti128_si256(rounded.bytes, 1));
+    block->sum = block->scale * static_cast<float>(sum);
+    block->low_sum = block->scale * static_cast<float>(low_sum);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(block->qs), rounded.bytes);
   }
 }
@@ -135,6 +137,11 @@ void store_bf16(const float* x, void* row, int64_t n) {
   }
 }
 
+void pair_bf16(const float* x, void* row, int64_t n) {
+  store_bf16(x, row, n);
+  if (n % 2 != 0) memset(static_cast<uint8_t*>(row) + n * 2, 0, 2);
+}
+
 void round_to_bf16(const float* x, void* row, int64_t n) {
   auto* to = static_cast<float*>(row);
   auto round = [](__m256 v) {
@@ -168,6 +175,7 @@ void fill_quant(Kernels& table) {
   set(DType::kIQ4_XS, dequantize_blocks<BlockIQ4_XS>);
   table.quantize_activations[static_cast<int>(ActivationFormat::kQ8_32)] = quantize_q8_32;
   table.quantize_activations[static_cast<int>(ActivationFormat::kBF16)] = round_to_bf16;
+  table.quantize_activations[static_cast<int>(ActivationFormat::kBF16Pairs)] = pair_bf16;
   table.store_row[static_cast<int>(DType::kF16)] = store_f16;
   table.store_row[static_cast<int>(DType::kBF16)] = store_bf16;
   table.store_row[static_cast<int>(DType::kQ8_0)] = store_q8_0;

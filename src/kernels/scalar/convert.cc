@@ -34,20 +34,31 @@ void quantize_q8_32(const float* x, void* row, int64_t n) {
     float largest = largest_magnitude(x, 32);
     float inverse = largest > 0 ? 127.0f / largest : 0.0f;
     blocks[b].scale = largest / 127.0f;
-    for (int half = 0; half < 2; ++half) {
-      int sum = 0;
-      for (int i = half * 16; i < half * 16 + 16; ++i) {
-        blocks[b].qs[i] = round_to_int8(x[i] * inverse);
-        sum += blocks[b].qs[i];
-      }
-      blocks[b].sums[half] = static_cast<int16_t>(sum);
+    int sum = 0, low_sum = 0;
+    for (int i = 0; i < 32; ++i) {
+      blocks[b].qs[i] = round_to_int8(x[i] * inverse);
+      sum += blocks[b].qs[i];
+      if (i == 15) low_sum = sum;
     }
+    blocks[b].sum = blocks[b].scale * static_cast<float>(sum);
+    blocks[b].low_sum = blocks[b].scale * static_cast<float>(low_sum);
   }
 }
 
 void round_to_bf16(const float* x, void* row, int64_t n) {
   auto* to = static_cast<float*>(row);
   for (int64_t i = 0; i < n; ++i) to[i] = bf16_to_float(float_to_bf16(x[i]));
+}
+
+void pair_bf16(const float* x, void* row, int64_t n) {
+  auto* to = static_cast<uint16_t*>(row);
+  for (int64_t i = 0; i < n; ++i) to[i] = float_to_bf16(x[i]);
+  if (n % 2 != 0) to[n] = 0;
+}
+
+void tile_bf16(const float* x, void* row, int64_t n) {
+  auto* to = static_cast<uint16_t*>(row);
+  for (int64_t i = 0; i < (n + 31) / 32 * 32; ++i) to[i / 32 * 512 + i % 32] = i < n ? float_to_bf16(x[i]) : uint16_t{0};
 }
 
 template <uint16_t (*kConvert)(float)>
@@ -77,6 +88,8 @@ void store_q8_0(const float* x, void* row, int64_t n) {
 void fill_convert(Kernels& table) {
   table.quantize_activations[static_cast<int>(ActivationFormat::kF32)] = copy_f32;
   table.quantize_activations[static_cast<int>(ActivationFormat::kQ8_32)] = quantize_q8_32;
+  table.quantize_activations[static_cast<int>(ActivationFormat::kBF16Pairs)] = pair_bf16;
+  table.quantize_activations[static_cast<int>(ActivationFormat::kBF16Tiles)] = tile_bf16;
   table.quantize_activations[static_cast<int>(ActivationFormat::kBF16)] = round_to_bf16;
   table.store_row[static_cast<int>(DType::kF32)] = copy_f32;
   table.store_row[static_cast<int>(DType::kF16)] = store_halves<float_to_f16>;

@@ -12,6 +12,7 @@ void scalar_fill(Kernels& table) {
   scalar::fill_norm(table);
   scalar::fill_rope(table);
   scalar::fill_activation(table);
+  scalar::fill_sampling(table);
 }
 
 }  // namespace sluice::kernels

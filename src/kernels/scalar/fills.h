@@ -14,5 +14,6 @@ void fill_attention(Kernels& table);   // REQUIRES: fill_quant came first
 void fill_norm(Kernels& table);
 void fill_rope(Kernels& table);
 void fill_activation(Kernels& table);  // gates, softcap, sums and maxima: all that goes element by element
+void fill_sampling(Kernels& table);
 
 }  // namespace sluice::kernels::scalar

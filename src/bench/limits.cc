@@ -1,0 +1,137 @@
+#include "bench/limits.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "kernels/cpu.h"
+#include "kernels/peak.h"
+
+namespace sluice::bench {
+namespace {
+
+constexpr int64_t kBudgetUs = 300'000;  // for each kind
+constexpr int64_t kMegabyte = 1 << 20;
+constexpr int64_t kWindowBytes = 64 * kMegabyte;
+
+double seconds_since(int64_t begin_us) {
+  return static_cast<double>(std::max<int64_t>(1, monotonic_us() - begin_us)) / 1e6;
+}
+
+enum class Weights { kInt8, kBf16, kF32 };
+Weights kind_of(double bytes_per_weight) {
+  return bytes_per_weight <= 1.5 ? Weights::kInt8 : bytes_per_weight <= 3 ? Weights::kBf16 : Weights::kF32;
+}
+
+// What programs may still take, the page cache counted as free; 0: unknown.
+int64_t available_bytes() {
+  std::ifstream file("/proc/meminfo");
+  std::string name, unit;
+  for (int64_t kilobytes = 0; file >> name >> kilobytes && std::getline(file, unit);) {
+    if (name == "MemAvailable:") return kilobytes << 10;
+  }
+  return 0;
+}
+
+// Twice the last cache: read in turn, a buffer that does not fit leaves nothing behind that is used again. Virtual
+// machines often state the cache of the whole host, hence the bounds. At most a quarter of what is available.
+int64_t buffer_bytes() {
+  int64_t wanted = std::clamp(2 * kernels::get_cpu().l3_bytes, 512 * kMegabyte, 1024 * kMegabyte);
+  return std::min(wanted, available_bytes() / 4) / kWindowBytes * kWindowBytes;
+}
+
+// The best of windows of a few milliseconds, each over the part of the buffer that was read longest ago: a neighbour
+// who takes a core for a moment spoils some windows, not the figure.
+double measure_read_bandwidth(ThreadPool& pool) {
+  const int64_t bytes = buffer_bytes();
+  if (bytes < 4 * kWindowBytes) return 0;
+  void* memory = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return 0;
+  madvise(memory, static_cast<size_t>(bytes), MADV_HUGEPAGE);
+  auto* data = static_cast<char*>(memory);
+  // Untouched pages would all be the same page of zeros.
+  pool.parallel_for(bytes / kMegabyte, 16, [&](int64_t begin, int64_t end, int) {
+    std::memset(data + begin * kMegabyte, 1, static_cast<size_t>((end - begin) * kMegabyte));
+  });
+  std::atomic<uint64_t> sum{0};
+  double best = 0;
+  int64_t at = 0;
+  const int64_t start_us = monotonic_us();
+  do {
+    int64_t begin_us = monotonic_us();
+    pool.parallel_for(kWindowBytes / kMegabyte, 4, [&](int64_t begin, int64_t end, int) {
+      sum.fetch_xor(kernels::read_stream(data + at + begin * kMegabyte, static_cast<size_t>((end - begin) * kMegabyte)),
+                    std::memory_order_relaxed);
+    });
+    best = std::max(best, static_cast<double>(kWindowBytes) / seconds_since(begin_us));
+    at = (at + kWindowBytes) % bytes;
+  } while (monotonic_us() - start_us < kBudgetUs);
+  munmap(memory, static_cast<size_t>(bytes));
+  return best;
+}
+
+// All threads at once, for what they share; of each the best of many short passes, for the same reason.
+double measure_peak(ThreadPool& pool, const kernels::PeakLoop& loop) {
+  std::vector<double> best(static_cast<size_t>(pool.num_threads()));
+  pool.run([&](int worker) {
+    int64_t rounds = 64;
+    double rate = 0;
+    for (const int64_t start_us = monotonic_us(); monotonic_us() - start_us < kBudgetUs / 3;) {
+      int64_t begin_us = monotonic_us();
+      loop.run(rounds);
+      double seconds = seconds_since(begin_us);
+      if (seconds < 0.0005) {
+        rounds *= 2;  // too short for the clock
+        continue;
+      }
+      rate = std::max(rate, loop.operations_per_round * static_cast<double>(rounds) / seconds);
+    }
+    best[static_cast<size_t>(worker)] = rate;
+  });
+  double sum = 0;
+  for (double rate : best) sum += rate;
+  return sum;
+}
+
+}  // namespace
+
+double Limits::peak_for(double bytes_per_weight) const {
+  Weights kind = kind_of(bytes_per_weight);
+  return kind == Weights::kInt8 ? int8_per_second : kind == Weights::kBf16 ? bf16_per_second : f32_per_second;
+}
+
+const char* Limits::peak_name_for(double bytes_per_weight) const {
+  Weights kind = kind_of(bytes_per_weight);
+  return kind == Weights::kInt8 ? int8_name : kind == Weights::kBf16 ? bf16_name : f32_name;
+}
+
+Limits measure_limits(ThreadPool& pool) {
+  Limits limits;
+  limits.read_bytes_per_second = measure_read_bandwidth(pool);
+  kernels::PeakLoop int8 = kernels::get_peak_int8(), bf16 = kernels::get_peak_bf16(), f32 = kernels::get_peak_f32();
+  limits.int8_per_second = measure_peak(pool, int8);
+  limits.f32_per_second = measure_peak(pool, f32);
+  limits.bf16_per_second = bf16.run == f32.run ? limits.f32_per_second : measure_peak(pool, bf16);
+  limits.int8_name = int8.name;
+  limits.bf16_name = bf16.name;
+  limits.f32_name = f32.name;
+  return limits;
+}
+
+json::object limits_json(const Limits& limits) {
+  return {{"read_gb_per_second", limits.read_bytes_per_second / 1e9},
+          {"int8_tops", limits.int8_per_second / 1e12},
+          {"int8_with", limits.int8_name},
+          {"bf16_gflops", limits.bf16_per_second / 1e9},
+          {"bf16_with", limits.bf16_name},
+          {"f32_gflops", limits.f32_per_second / 1e9},
+          {"f32_with", limits.f32_name}};
+}
+
+}  // namespace sluice::bench

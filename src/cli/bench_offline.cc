@@ -1,0 +1,274 @@
+// sluice bench latency and sluice bench throughput: a model loaded in this process, without a server.
+//
+// latency runs the same batch again and again and says how long one takes; throughput hands over all requests at once
+// and says how many are done a second. Prompts are random ids, sampling is greedy, and nothing ends before its length.
+#include <algorithm>
+#include <cstdio>
+#include <numeric>
+#include <optional>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "base/mmap.h"
+#include "bench/prompts.h"
+#include "bench/statistics.h"
+#include "bench/workload.h"
+#include "cli/bench_engine.h"
+#include "cli/bench_report.h"
+#include "cli/commands.h"
+#include "cli/flags.h"
+
+namespace sluice::cli {
+namespace {
+
+const std::vector<double> kPercents = {10, 25, 50, 75, 90, 99};
+
+struct ModelFlags {
+  std::string model;
+  BenchOutput output;
+  engine::LoadOptions load;
+  EngineFlags engine;
+};
+
+struct LatencyFlags : ModelFlags {
+  int64_t input_len = 32, output_len = 128, batch_size = 8, num_warmups = 2, num_iters = 10;
+};
+
+struct ThroughputFlags : ModelFlags {
+  int64_t num_prompts = 0, num_prompts_random = 64;
+  int64_t input_len = 128, output_len = 64;
+  double range_ratio = 0;
+  std::string trace;
+  uint64_t seed = 0;
+};
+
+// Loaded model, measured limits, running engine; ends in the reverse order.
+struct Bench {
+  engine::LoadedModel loaded;
+  bench::Limits limits;
+  std::optional<engine::Engine> engine;
+
+  explicit Bench(ModelFlags& flags) {
+    flags.output.check();
+    if (flags.model.empty()) flags.model = builtin_model_path();
+    loaded = engine::load(flags.model, flags.load);
+    limits = bench::measure_limits(*loaded.pool);
+  }
+  void start(const ModelFlags& flags, int64_t num_requests, int64_t longest, bool prefix_cache) {
+    engine::EngineOptions options = flags.engine.resolve(loaded);
+    options.enable_prefix_caching = options.enable_prefix_caching && prefix_cache;
+    options.max_queue = std::max(options.max_queue, num_requests);
+    if (options.max_model_len == 0) options.max_model_len = longest;
+    engine.emplace(*loaded.model, *loaded.pool, options);
+    if (!flags.output.json) print_bench_head(flags.model, loaded, limits);
+  }
+};
+
+void run_latency(LatencyFlags& flags) {
+  Bench bench(flags);
+  const int64_t longest = flags.input_len + flags.output_len;
+  if (longest > bench.loaded.model->max_positions()) {
+    fail(Code::kInvalidArgument, "the batch needs {} positions, {} has {}; lower --input-len or --output-len", longest,
+         flags.model, bench.loaded.model->max_positions());
+  }
+  // The whole batch in one step; a prefix cache would skip the prompts.
+  flags.engine.options.max_num_seqs = std::max(flags.engine.options.max_num_seqs, flags.batch_size);
+  bench.start(flags, flags.batch_size, longest, false);
+  std::vector<double> latencies;
+  double prompt_seconds = 0, decode_seconds = 0, decoded = 0;
+  for (int64_t i = 0; i < flags.num_warmups + flags.num_iters; ++i) {
+    std::vector<BenchJob> jobs;
+    for (int64_t k = 0; k < flags.batch_size; ++k) {
+      jobs.push_back({random_prompt(flags.input_len, bench.loaded.model->vocab_size(), static_cast<uint64_t>(i),
+                                    static_cast<uint64_t>(k)),
+                      flags.output_len});
+    }
+    BenchRun run = run_jobs(*bench.engine, std::move(jobs));
+    if (i < flags.num_warmups) continue;
+    latencies.push_back(run.seconds);
+    prompt_seconds += run.prompt_seconds;
+    decode_seconds += run.seconds - run.prompt_seconds;
+    decoded += static_cast<double>(run.decoded_tokens);
+  }
+  const bench::Summary summary = bench::summarize(latencies, kPercents);
+  const double prompt_rate = static_cast<double>(flags.num_iters * flags.batch_size * flags.input_len) / prompt_seconds;
+  const double decode_rate = decode_seconds > 0 ? decoded / decode_seconds : 0;
+  const ModelRates prompt = compute_rates(bench.loaded, bench.limits, prompt_rate, 0);
+  const ModelRates decode = compute_rates(bench.loaded, bench.limits, decode_rate, flags.batch_size);
+  if (!flags.output.json) {
+    std::printf("batch of %lld, %lld tokens in, %lld out, %lld iterations\n", static_cast<long long>(flags.batch_size),
+                static_cast<long long>(flags.input_len), static_cast<long long>(flags.output_len),
+                static_cast<long long>(flags.num_iters));
+    std::printf("Avg latency: %.4f seconds\nStd latency: %.4f seconds\n", summary.mean, summary.deviation);
+    for (size_t i = 0; i < kPercents.size(); ++i) {
+      std::printf("%.0f%% percentile latency: %.4f seconds\n", kPercents[i], summary.percentiles[i]);
+    }
+    std::printf("Prompts: %.1f tokens/s, %s (%s of peak)\n", prompt_rate,
+                format_operations(prompt.operations_per_second).c_str(), format_percent(prompt.peak_percent).c_str());
+    if (decode_rate > 0) {
+      std::printf("Decode: %.1f tokens/s, weights %.1f GB/s (%s of memory), %s (%s of peak)\n", decode_rate,
+                  decode.weights_per_second / 1e9, format_percent(decode.bandwidth_percent).c_str(),
+                  format_operations(decode.operations_per_second).c_str(), format_percent(decode.peak_percent).c_str());
+    }
+  }
+  json::object report = bench_head_json(flags.model, bench.loaded, bench.limits);
+  report["batch_size"] = flags.batch_size;
+  report["input_len"] = flags.input_len;
+  report["output_len"] = flags.output_len;
+  report["avg_latency"] = summary.mean;
+  report["std_latency"] = summary.deviation;
+  report["latencies"] = json::array(latencies.begin(), latencies.end());
+  json::object percentiles;
+  for (size_t i = 0; i < kPercents.size(); ++i) percentiles[fmt::format("{:g}", kPercents[i])] = summary.percentiles[i];
+  report["percentiles"] = std::move(percentiles);
+  report["prompt_tokens_per_second"] = prompt_rate;
+  report["prompt_peak_percent"] = prompt.peak_percent;
+  report["decode_tokens_per_second"] = decode_rate;
+  report["decode_bandwidth_percent"] = decode.bandwidth_percent;
+  flags.output.finish(report);
+}
+
+void run_throughput(ThroughputFlags& flags) {
+  std::vector<bench::PlannedRequest> requests;
+  if (!flags.trace.empty()) {
+    requests = bench::parse_trace(read_file(flags.trace), flags.trace, 1, flags.num_prompts);
+  } else {
+    requests = bench::plan_random({.num_requests = flags.num_prompts > 0 ? flags.num_prompts : flags.num_prompts_random,
+                                   .input_tokens = flags.input_len,
+                                   .output_tokens = flags.output_len,
+                                   .range_ratio = flags.range_ratio,
+                                   .seed = flags.seed});
+  }
+  Bench bench(flags);
+  int64_t positions = bench.loaded.model->max_positions();
+  if (flags.engine.options.max_model_len > 0) positions = std::min(positions, flags.engine.options.max_model_len);
+  const size_t num_given = requests.size();
+  std::erase_if(requests, [&](const bench::PlannedRequest& request) {
+    return request.prompt_tokens + request.output_tokens > positions;
+  });
+  const size_t num_skipped = num_given - requests.size();
+  if (requests.empty()) {
+    fail(Code::kInvalidArgument, "each of the {} requests is longer than the {} positions of {}; use shorter ones",
+         num_given, positions, flags.model);
+  }
+  int64_t longest = 0;
+  for (const auto& request : requests) longest = std::max(longest, request.prompt_tokens + request.output_tokens);
+  bench.start(flags, static_cast<int64_t>(requests.size()), longest, true);
+
+  bench::Prompts prompts{.seed = flags.seed};
+  prompts.id_pool.resize(static_cast<size_t>(bench.loaded.model->vocab_size()));
+  std::iota(prompts.id_pool.begin(), prompts.id_pool.end(), 0);
+  const int64_t warmup_tokens = std::min<int64_t>(16, longest - 1);
+  run_jobs(*bench.engine, {{random_prompt(warmup_tokens, bench.loaded.model->vocab_size(), flags.seed + 1, 0), 1}});
+  std::vector<BenchJob> jobs;
+  for (size_t i = 0; i < requests.size(); ++i) jobs.push_back({prompts.ids(requests[i], i), requests[i].output_tokens});
+  const BenchRun run = run_jobs(*bench.engine, std::move(jobs));
+  const double requests_rate = static_cast<double>(requests.size()) / run.seconds;
+  const ModelRates rates = compute_rates(bench.loaded, bench.limits, run.total_rate(), 0);
+  if (!flags.output.json) {
+    if (num_skipped > 0) {
+      std::printf("Skipped: %zu of %zu requests are longer than %lld positions\n", num_skipped, num_given,
+                  static_cast<long long>(positions));
+    }
+    std::printf("Throughput: %.2f requests/s, %.2f total tokens/s, %.2f output tokens/s\n", requests_rate,
+                run.total_rate(), run.output_rate());
+    std::printf("Requests: %zu in %.2f s\nTotal num prompt tokens: %lld\nTotal num output tokens: %lld\n",
+                requests.size(), run.seconds, static_cast<long long>(run.prompt_tokens),
+                static_cast<long long>(run.generated_tokens));
+    std::printf("Arithmetic: %s (%s of peak)\n", format_operations(rates.operations_per_second).c_str(),
+                format_percent(rates.peak_percent).c_str());
+  }
+  json::object report = bench_head_json(flags.model, bench.loaded, bench.limits);
+  report["num_requests"] = requests.size();
+  report["skipped_requests"] = num_skipped;
+  report["elapsed_time"] = run.seconds;
+  report["total_input_tokens"] = run.prompt_tokens;
+  report["total_output_tokens"] = run.generated_tokens;
+  report["requests_per_second"] = requests_rate;
+  report["tokens_per_second"] = run.total_rate();
+  report["output_tokens_per_second"] = run.output_rate();
+  report["peak_percent"] = rates.peak_percent;
+  report["seed"] = flags.seed;
+  flags.output.finish(report);
+}
+
+void add_model_flags(CLI::App& command, ModelFlags& flags) {
+  add_bench_output_flags(command, flags.output);
+  add_load_flags(command, flags.load);
+  add_engine_flags(command, flags.engine);
+}
+
+const CLI::Range kLengths(int64_t{1}, int64_t{1} << 24);
+
+}  // namespace
+
+void add_bench_latency(CLI::App& bench) {
+  auto flags = std::make_shared<LatencyFlags>();
+  CLI::App* command =
+      bench.add_subcommand("latency", "Time one batch from its prompts to the last token, in this process");
+  command->group("Modes");
+  command->add_option("model,-m,--model", flags->model,
+                      "GGUF file or Hugging Face folder; default: the built-in model");
+  command->add_option("--input-len", flags->input_len, "prompt tokens of each sequence")
+      ->check(kLengths)
+      ->capture_default_str();
+  command->add_option("--output-len", flags->output_len, "tokens each generates")
+      ->check(kLengths)
+      ->capture_default_str();
+  command->add_option("--batch-size", flags->batch_size, "sequences in the batch")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  command->add_option("--num-iters", flags->num_iters, "measured iterations")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  command->add_option("--num-iters-warmup", flags->num_warmups, "iterations before that")
+      ->check(CLI::Range(0, 1'000'000))
+      ->capture_default_str();
+  add_model_flags(*command, *flags);
+  command->footer(
+      "The prefix cache is off. Example:\n  sluice bench latency llama.gguf --input-len 512 --output-len 32 "
+      "--batch-size 1");
+  command->callback([flags, command] {
+    reject_grid_options(*command);
+    run_latency(*flags);
+  });
+}
+
+void add_bench_throughput(CLI::App& bench) {
+  auto flags = std::make_shared<ThroughputFlags>();
+  CLI::App* command =
+      bench.add_subcommand("throughput", "Count requests done a second, all given at once, in this process");
+  command->group("Modes");
+  command->add_option("model,-m,--model", flags->model,
+                      "GGUF file or Hugging Face folder; default: the built-in model");
+  command->add_option("--num-prompts", flags->num_prompts, "requests; default: 64, or all of the trace")
+      ->check(CLI::Range(int64_t{1}, int64_t{10'000'000}));
+  auto* input =
+      command->add_option("--input-len,--random-input-len", flags->input_len, "mean prompt tokens of a request");
+  input->check(kLengths)->capture_default_str();
+  auto* output =
+      command->add_option("--output-len,--random-output-len", flags->output_len, "mean tokens each generates");
+  output->check(kLengths)->capture_default_str();
+  auto* ratio = command->add_option("--random-range-ratio", flags->range_ratio,
+                                    "lengths are uniform in mean * (1 - N) to mean * (1 + N)");
+  ratio->check(CLI::Range(0.0, 1.0))->capture_default_str();
+  command
+      ->add_option("--trace", flags->trace,
+                   "lengths from this CSV file instead, its times left aside; columns as in "
+                   "TIMESTAMP,ContextTokens,GeneratedTokens")
+      ->type_name("FILE.csv")
+      ->excludes(input)
+      ->excludes(output)
+      ->excludes(ratio);
+  command->add_option("--seed", flags->seed, "of lengths and prompts")->capture_default_str();
+  add_model_flags(*command, *flags);
+  command->footer(
+      "Example:\n  sluice bench throughput llama.gguf --num-prompts 100 --input-len 256 --output-len 64 "
+      "--random-range-ratio 0.5");
+  command->callback([flags, command] {
+    reject_grid_options(*command);
+    run_throughput(*flags);
+  });
+}
+
+}  // namespace sluice::cli
