@@ -264,7 +264,8 @@ void run_argmax(benchmark::State& state) {
 }
 
 void register_all() {
-  const DType weights[] = {DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kQ6_K, DType::kF16, DType::kBF16, DType::kF32};
+  const DType weights[] = {DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kQ6_K,
+                           DType::kF16,  DType::kBF16, DType::kF32};
   for (auto [outputs, inputs] : {std::pair<int64_t, int64_t>{2048, 2048}, {5632, 2048}, {2048, 5632}}) {
     for (DType type : weights) {
       for (int64_t rows : {1, 8, 32, 512}) {
@@ -285,9 +286,12 @@ void register_all() {
       }
     }
   }
-  benchmark::RegisterBenchmark("attention_prefill/f16/group:4/context:1024/queries:512", [](benchmark::State& state) {
-    run_attention(state, DType::kF16, 1024, 512, 4);
-  })->MinTime(0.1)->Unit(benchmark::kMicrosecond);
+  for (int64_t group : {1, 4, 8}) {
+    std::string title = fmt::format("attention_prefill/f16/group:{}/context:1024/queries:512", group);
+    benchmark::RegisterBenchmark(title.c_str(), [=](benchmark::State& state) {
+      run_attention(state, DType::kF16, 1024, 512, group);
+    })->MinTime(0.1)->Unit(benchmark::kMicrosecond);
+  }
   benchmark::RegisterBenchmark("rms_norm/2048", run_rms_norm)->MinTime(0.02);
   benchmark::RegisterBenchmark("silu_multiply/5632", run_silu)->MinTime(0.02);
   benchmark::RegisterBenchmark("argmax/32000", run_argmax)->MinTime(0.02);

@@ -24,7 +24,8 @@ void add_load_flags(CLI::App& command, engine::LoadOptions& options) {
       ->capture_default_str()
       ->group("Model");
   command.add_flag("--pin-threads", options.pin_threads, "pin each of them to a core")->group("Model");
-  command.add_flag("!--no-repack", options.repack, "read weights as they lie in the file: loads sooner, computes slower")
+  command.add_flag_callback("--no-repack", [&options] { options.repack = false; },
+                            "read weights as they lie in the file: loads sooner, computes slower")
       ->group("Model");
   command.add_option("--tokenizer", options.tokenizer_path, "tokenizer file or folder, if not beside the model")
       ->group("Model");

@@ -19,12 +19,12 @@ uint8_t* scale_of(uint8_t* page, int64_t head_dim, int64_t block, int64_t row) {
 
 template <size_t kBytes>
 void scatter(const uint8_t* from, int64_t count, uint8_t* to) {
-  for (int64_t d = 0; d < count; ++d) std::memcpy(to + d * kPageSize * int64_t{kBytes}, from + d * int64_t{kBytes}, kBytes);
+  for (int64_t d = 0; d < count; ++d, from += kBytes, to += kPageSize * kBytes) std::memcpy(to, from, kBytes);
 }
 
 template <size_t kBytes>
 void gather(const uint8_t* from, int64_t count, uint8_t* to) {
-  for (int64_t d = 0; d < count; ++d) std::memcpy(to + d * int64_t{kBytes}, from + d * kPageSize * int64_t{kBytes}, kBytes);
+  for (int64_t d = 0; d < count; ++d, from += kPageSize * kBytes, to += kBytes) std::memcpy(to, from, kBytes);
 }
 
 }  // namespace
@@ -108,7 +108,9 @@ void attend(const Kernels& table, DType type, const AttentionArgs& args, float* 
   attend_span(table, type, args, spans.begin);
   for (int64_t span = spans.begin + 1; span < spans.end; ++span) {
     attend_span(table, type, next, span);
-    for (int64_t r = 0; r < rows; ++r) merge_partial(next.partials + r * floats, args.partials + r * floats, args.head_dim);
+    for (int64_t r = 0; r < rows; ++r) {
+      merge_partial(next.partials + r * floats, args.partials + r * floats, args.head_dim);
+    }
   }
   for (int64_t r = 0; r < rows; ++r) {
     float* out = output + r / args.group_size * output_stride + r % args.group_size * args.head_dim;

@@ -2,13 +2,13 @@
 // gives it the registers (V) and the KV types. In an unnamed namespace: the objects export nothing (avx2/fills.h).
 //
 // Online softmax (Milakov and Gimelshein 2018; Dao et al. 2022) over blocks of 64 positions. Rows are the queries
-// times the heads of the group, up to V::kRows of them in registers at a time. For each block a row gets its 64 scores,
-// lanes being keys, then their weights relative to the highest score so far, and adds the values by weight, lanes being
-// elements. As many rows as fit in registers (a decoding step) read the stored page itself, once; more of them
-// (a prompt) read an f32 copy of the block's pages, made once for all.
+// times the heads of the group, up to V::kRows of them in registers at a time. For each block a row gets its 64
+// scores, lanes being keys, then their weights relative to the highest score so far, and adds the values by weight,
+// lanes being elements. Up to twice as many rows as fit in registers (a decoding step) read the stored pages
+// themselves, from memory only once; more of them (a prompt) read an f32 copy of the block's pages, made once for all.
 //
-// Invariant (batch invariance): blocks begin at multiples of 64 positions, and each score, sum and value of a row is one
-// chain of operations in order of elements, keys and blocks. Which rows share registers, and whether a page was
+// Invariant (batch invariance): blocks begin at multiples of 64 positions, and each score, sum and value of a row is
+// one chain of operations in order of elements, keys and blocks. Which rows share registers, and whether a page was
 // copied, never shows. Rows that do not see a position give it weight 0.
 //
 // V has Floats, kLanes, kRows (rows in registers) and the functions used below. A KV type has
@@ -69,8 +69,8 @@ struct Blocks {
     for (int64_t at = 0; at < bytes; at += 64) fetch(page, at);
   }
 
-  // Scores of kNum rows against kPages pages: [kNum, kBlockKeys]. Meanwhile as many other pages come nearer, a line at a
-  // time: many at once would stand in the way of what is needed now.
+  // Scores of kNum rows against kPages pages: [kNum, kBlockKeys]. Meanwhile as many other pages come nearer, a line
+  // at a time: many at once would stand in the way of what is needed now.
   template <typename Type, int kNum, int kPages>
   static inline void score(const float* queries, int64_t head_dim, const void* const* pages,
                            const void* const* fetched_pages, float* scores) {
@@ -111,11 +111,11 @@ struct Blocks {
     }
   }
 
-  // kNum rows of values, kColumns vectors from element d on: shrink, then add those of the keys by weight. Meanwhile the
-  // same places of other pages come nearer.
+  // kNum rows of values, kColumns vectors from element d on: shrink, then add those of the keys by weight. Meanwhile
+  // the same places of other pages come nearer.
   template <typename Type, int kNum, int kColumns>
-  static inline void add_values(const Tile& tile, const void* const* pages, int64_t row_bytes, KeyRange range, int64_t d,
-                                const void* const* fetched_pages, float* values, int64_t stride) {
+  static inline void add_values(const Tile& tile, const void* const* pages, int64_t row_bytes, KeyRange range,
+                                int64_t d, const void* const* fetched_pages, float* values, int64_t stride) {
     Floats sums[kNum][kColumns];
 #pragma GCC unroll 8
     for (int r = 0; r < kNum; ++r) {
@@ -132,7 +132,9 @@ struct Blocks {
       for (; key < end; ++key, row += row_bytes) {
         Floats v[kColumns];
         Type::template load_values<kColumns>(row, d, v);
-        if (fetched_pages != nullptr) fetch(fetched_pages[page], (key - page * kPageSize) * row_bytes + Type::row_bytes(d));
+        if (fetched_pages != nullptr) {
+          fetch(fetched_pages[page], (key - page * kPageSize) * row_bytes + Type::row_bytes(d));
+        }
 #pragma GCC unroll 8
         for (int r = 0; r < kNum; ++r) {
           const Floats weight = V::set(tile.weights[r * kBlockKeys + key]);
@@ -189,7 +191,7 @@ struct Blocks {
   template <typename Type, int kNum>
   static void attend_rows(const AttentionArgs& args, const Tile& tile, int64_t first_query, int64_t row,
                           int64_t block_begin, const void* const* key_pages, const void* const* value_pages,
-                          int64_t value_width, bool in_place, const void* const* next_key_pages) {
+                          int64_t value_width, bool from_memory, const void* const* next_key_pages) {
     const int64_t first_position = args.first_position + first_query;
     auto visible = [&](int64_t r) { return find_visible(args, first_position + r / args.group_size, block_begin); };
     const KeyRange range = {visible(row).begin, visible(row + kNum - 1).end};
@@ -203,12 +205,12 @@ struct Blocks {
     int64_t page = page_begin;
     if constexpr (kPages > 1) {
       for (; page + kPages <= page_end; page += kPages) {
-        score<Type, kNum, kPages>(queries, args.head_dim, key_pages + page, in_place ? value_pages + page : nullptr,
+        score<Type, kNum, kPages>(queries, args.head_dim, key_pages + page, from_memory ? value_pages + page : nullptr,
                                   tile.weights + page * kPageSize);
       }
     }
     for (; page < page_end; ++page) {
-      score<Type, kNum, 1>(queries, args.head_dim, key_pages + page, in_place ? value_pages + page : nullptr,
+      score<Type, kNum, 1>(queries, args.head_dim, key_pages + page, from_memory ? value_pages + page : nullptr,
                            tile.weights + page * kPageSize);
     }
 
@@ -231,7 +233,7 @@ struct Blocks {
   }
 
   template <typename Type, typename... Args>
-  static inline void attend_up_to_8(int64_t num_rows, const Args&... args) {
+  static inline void attend_some(int64_t num_rows, const Args&... args) {
     if constexpr (kRows > 4) {
       switch (num_rows) {
         case 8: return attend_rows<Type, 8>(args...);
@@ -298,29 +300,35 @@ struct Blocks {
       tile.highest[row] = -INFINITY;
     }
 
-    const bool in_place = rows <= kRows && Type::is_in_place(head_dim);
+    const bool in_place = rows <= 2 * kRows && Type::is_in_place(head_dim);
     const int64_t value_width = in_place ? head_dim : (head_dim + V::kLanes - 1) / V::kLanes * V::kLanes;
     const void *key_copies[kBlockPages], *value_copies[kBlockPages];
     for (int64_t page = 0; page < kBlockPages; ++page) {
       key_copies[page] = tile.keys + page * kPageSize * head_dim;
       value_copies[page] = tile.values + page * kPageSize * value_width;
     }
-    const int64_t first_position = args.first_position + query_begin, last_position = args.first_position + query_end - 1;
+    const int64_t first_position = args.first_position + query_begin;
+    const int64_t last_position = args.first_position + query_end - 1;
     const int64_t first_seen = max_of(args.begin, find_visible(args, first_position, 0).begin);
     for (int64_t block = first_seen / kBlockKeys * kBlockKeys; block <= min_of(last_position, args.end - 1);
          block += kBlockKeys) {
-      const KeyRange range = {find_visible(args, first_position, block).begin, find_visible(args, last_position, block).end};
+      const KeyRange range = {find_visible(args, first_position, block).begin,
+                              find_visible(args, last_position, block).end};
       const void* const* key_pages = args.key_pages + block / kPageSize;
       const void* const* value_pages = args.value_pages + block / kPageSize;
       const bool has_next = block + 2 * kBlockKeys <= min_of(last_position + 1, args.end);
       if (in_place) {
-        attend_up_to_8<Type>(rows, args, tile, query_begin, int64_t{0}, block, key_pages, value_pages, value_width, true,
-                             has_next ? key_pages + kBlockPages : nullptr);
+        for (int64_t row = 0; row < rows; row += kRows) {
+          const bool is_first = row == 0;  // the others find all of it in the cache
+          attend_some<Type>(min_of(kRows, rows - row), args, tile, query_begin, row, block, key_pages, value_pages,
+                               value_width, is_first, is_first && has_next ? key_pages + kBlockPages : nullptr);
+        }
         continue;
       }
       for (int64_t page = range.begin / kPageSize; page * kPageSize < range.end; ++page) {
         copy_page<Type>(key_pages[page], value_pages[page], min_of(kPageSize, range.end - page * kPageSize), head_dim,
-                        value_width, tile.keys + page * kPageSize * head_dim, tile.values + page * kPageSize * value_width);
+                        value_width, tile.keys + page * kPageSize * head_dim,
+                        tile.values + page * kPageSize * value_width);
       }
       const int64_t steps = (rows + kRows - 1) / kRows;
       for (int64_t step = 0; step < steps; ++step) {
@@ -328,7 +336,7 @@ struct Blocks {
           fetch_page(key_pages[kBlockPages + page], kPageSize * Type::row_bytes(head_dim));
           fetch_page(value_pages[kBlockPages + page], kPageSize * Type::row_bytes(head_dim));
         }
-        attend_up_to_8<F32>(min_of(kRows, rows - step * kRows), args, tile, query_begin, step * kRows, block, key_copies,
+        attend_some<F32>(min_of(kRows, rows - step * kRows), args, tile, query_begin, step * kRows, block, key_copies,
                             value_copies, value_width, false, static_cast<const void* const*>(nullptr));
       }
     }

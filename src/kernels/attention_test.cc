@@ -166,8 +166,8 @@ TEST_P(Attention, IsBatchInvariant) {
   const Kernels table = make_kernels(isa);
   Random random(5);
   for (const Case& c : {Case{64, 4, 13, 37, 0, 0}, Case{96, 1, 0, 40, 11, 0}, Case{128, 7, 100, 9, 0, 20},
-                        Case{32, 1, 0, 150, 0, 0}, Case{32, 20, 50, 9, 30, 0}, Case{32, 8, kAttentionSpan - 6, 10, 0, 0},
-                        Case{32, 3, kAttentionSpan + 3, 20, 12, 0}}) {
+                        Case{32, 1, 0, 150, 0, 0}, Case{32, 20, 50, 9, 30, 0},
+                        Case{32, 8, kAttentionSpan - 6, 10, 0, 0}, Case{32, 3, kAttentionSpan + 3, 20, 12, 0}}) {
     Cache cache(table, type, c.head_dim, c.first_position + c.num_queries, random);
     const int64_t stride = c.group_size * c.head_dim + 5;
     std::vector<float> queries = random_floats(c.num_queries * stride, random);

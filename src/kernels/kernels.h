@@ -93,7 +93,8 @@ struct AttentionArgs {
 // Upper bound for AttentionArgs::scratch over all fills: the reference keeps the scores of a span and a row; faster
 // fills keep the queries and the state of up to kAttentionRows rows (at least a group) and some pages in f32.
 inline int64_t attention_scratch_floats(int64_t group_size, int64_t head_dim) {
-  const int64_t rows = (group_size > kAttentionRows ? group_size : kAttentionRows) + 16, width = (head_dim + 15) / 16 * 16;
+  const int64_t rows = (group_size > kAttentionRows ? group_size : kAttentionRows) + 16;
+  const int64_t width = (head_dim + 15) / 16 * 16;
   return kAttentionSpan + rows * (width + 32) + 2 * 64 * width + 16 * 64;
 }
 

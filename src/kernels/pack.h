@@ -31,7 +31,8 @@ struct PackedLayout {
   bool transposes_first_word;  // qh
 };
 
-constexpr PackedLayout get_packed_layout(DType type) {
+// These are inlined everywhere: objects of one instruction set must not leave copies of functions for others.
+[[gnu::always_inline]] constexpr PackedLayout get_packed_layout(DType type) {
   switch (type) {
     case DType::kF32: return {1, 4, 0, 1, 0, {}, false};
     case DType::kF16:
@@ -60,13 +61,13 @@ constexpr bool can_pack(DType type, int64_t num_inputs) {
 }
 
 // Bytes of a strip's half floats, which its words come after. REQUIRES: can_pack().
-constexpr int64_t packed_half_bytes(DType type, int64_t num_inputs) {
+[[gnu::always_inline]] constexpr int64_t packed_half_bytes(DType type, int64_t num_inputs) {
   PackedLayout layout = get_packed_layout(type);
   return (num_inputs / layout.block_elements * layout.num_halves * kStripRows * 2 + 63) / 64 * 64;
 }
 
 // Bytes of one strip. REQUIRES: can_pack().
-constexpr int64_t packed_strip_bytes(DType type, int64_t num_inputs) {
+[[gnu::always_inline]] constexpr int64_t packed_strip_bytes(DType type, int64_t num_inputs) {
   PackedLayout layout = get_packed_layout(type);
   return packed_half_bytes(type, num_inputs) + num_inputs / layout.block_elements * layout.num_words * kStripRows * 4;
 }

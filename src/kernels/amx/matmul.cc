@@ -1,5 +1,5 @@
-// Products by tiles: packed weights of every quantised type, BF16 and F8, rounded to bf16 like the activations, with sums
-// in f32. F32 and F16 weights are more exact than bf16 and stay with avx512/.
+// Products by tiles: packed weights of every quantised type, BF16 and F8, rounded to bf16 like the activations, with
+// sums in f32. F32 and F16 weights are more exact than bf16 and stay with avx512/.
 //
 // Work goes by panels: 256 inputs of two strips, expanded to tiles of bf16 (weights.h) that stay in the first-level
 // cache while all rows are multiplied by them, two tiles of rows at a time: four products for four tiles loaded. Tiles
@@ -61,7 +61,7 @@ struct Ahead {
   int64_t fetch_bytes;        // for each tile
 
   void expand_one() {
-    const int64_t strip = next_tile % num_strips, chunk = next_tile / num_strips;
+    const int64_t second = num_strips - 1, strip = next_tile & second, chunk = next_tile >> second;
     if (const uint8_t* from = fetch[strip]; from != nullptr) {
       from += chunk * fetch_bytes;
       for (int64_t i = 0; i < fetch_bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(from + i), _MM_HINT_T0);
@@ -276,7 +276,8 @@ void convert_to_tiles(const float* x, void* row, int64_t n) {
   for (int64_t i = 0; i < n; i += kTileInputs, to += kTileBytes) {
     const int64_t left = n - i;
     const __m512 a = _mm512_maskz_loadu_ps(avx512::first_lanes(left), x + i);
-    const __m512 b = left > 16 ? _mm512_maskz_loadu_ps(avx512::first_lanes(left - 16), x + i + 16) : _mm512_setzero_ps();
+    const __mmask16 has_b = left > 16 ? avx512::first_lanes(left - 16) : static_cast<__mmask16>(0);
+    const __m512 b = _mm512_maskz_loadu_ps(has_b, x + i + 16);
     const __m256i low = _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_upper(a), 16));
     const __m256i high = _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_upper(b), 16));
     avx512::store_512(to, _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));

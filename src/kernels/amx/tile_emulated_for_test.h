@@ -59,7 +59,8 @@ inline void tile_load(const void* from, int64_t stride) {
   require_tile(kTile);
   memset(unit.data[kTile], 0, kTileBytes);
   for (int i = 0; i < unit.rows[kTile]; ++i) {
-    memcpy(unit.data[kTile][i], static_cast<const uint8_t*>(from) + i * stride, static_cast<size_t>(unit.row_bytes[kTile]));
+    const uint8_t* row = static_cast<const uint8_t*>(from) + i * stride;
+    memcpy(unit.data[kTile][i], row, static_cast<size_t>(unit.row_bytes[kTile]));
   }
   unit.is_set[kTile] = true;
 }

@@ -57,9 +57,9 @@ inline __m512i round_pairs(__m512 even, __m512 odd) {
 }
 
 // scale * q + offset for codes q that lie kShift bits up in a word. Put under the exponent of 1.0 the code makes the
-// float 1 + q * 2^(kShift - 23) without a conversion, and one multiply-add takes away the 1 again. The offset of that is
-// rounded, which moves all weights of a sub-block by up to scale * 2^(-2 - kShift): with kShift at least 15 - kCodeBits
-// this is far below what bf16 rounds away.
+// float 1 + q * 2^(kShift - 23) without a conversion, and one multiply-add takes away the 1 again. The offset of that
+// is rounded, which moves all weights of a sub-block by up to scale * 2^(-1 - kShift): with kShift at least
+// 15 - kCodeBits this is below what bf16 rounds away of most weights.
 template <int kShift, int kBits>
 struct Placed {
   __m512 scale, offset;
@@ -108,7 +108,9 @@ struct Quantised {
       const int64_t at = (index * (kTileInputs / kSub) + sub) * kStripRows;
       const __m512 scale = _mm512_load_ps(scales + at);
       __m512 offset = _mm512_load_ps(offsets + at);
-      if (kSub == 16 && sub == 0) offset = _mm512_add_ps(offset, _mm512_load_ps(offsets + at + kStripRows));  // decode.h
+      if (kSub == 16 && sub == 0) {  // kept less that of the other half, see put_scale_pair()
+        offset = _mm512_add_ps(offset, _mm512_load_ps(offsets + at + kStripRows));
+      }
       const Placed<kLow, kBits> low(scale, offset);
       const Placed<kLow + 8, kBits> high(scale, offset);
       for (int i = 0; i < kSub / 4; ++i, line += 64, tile += 128) {
@@ -150,7 +152,8 @@ struct F8 : Words<DType::kF8E4M3, 4> {
   // FP8 E4M3 in the low byte of each 16 bits. Exact: exponent and mantissa move to their places; subnormals, of which
   // there are eight, come from a table.
   static inline __m512i to_bf16(__m512i bytes) {
-    const __m512i subnormals = _mm512_castsi128_si512(_mm_setr_epi16(0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60));
+    const __m512i subnormals =
+        _mm512_castsi128_si512(_mm_setr_epi16(0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60));
     const __m512i magnitude = _mm512_and_si512(_mm512_slli_epi16(bytes, 4), _mm512_set1_epi16(0x07f0));
     const __mmask32 is_small = _mm512_cmplt_epu16_mask(magnitude, _mm512_set1_epi16(0x80));
     const __mmask32 is_nan = _mm512_cmpeq_epi16_mask(magnitude, _mm512_set1_epi16(0x07f0));
@@ -161,8 +164,8 @@ struct F8 : Words<DType::kF8E4M3, 4> {
   }
 
   void expand(int64_t index, uint8_t* tile) const {
-    const __m512i first = _mm512_broadcast_i32x4(_mm_setr_epi32(
-        static_cast<int>(0x80018000u), static_cast<int>(0x80058004u), static_cast<int>(0x80098008u), static_cast<int>(0x800d800cu)));
+    const __m512i first = _mm512_broadcast_i32x4(  // bytes 0 and 1 of each word, a zero above each
+        _mm_setr_epi8(0, -128, 1, -128, 4, -128, 5, -128, 8, -128, 9, -128, 12, -128, 13, -128));
     const __m512i second = _mm512_add_epi8(first, _mm512_set1_epi32(0x00020002));
     for (int i = 0; i < kTileRows / 2; ++i) {
       const __m512i words = get(index, i);

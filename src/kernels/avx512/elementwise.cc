@@ -29,11 +29,15 @@ void rms_norm(const float* x, const float* weight, float* out, int64_t n, float 
   __m512d sums[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()};
   for (int64_t i = 0; i < n; i += 16) {
     const __m512 v = _mm512_maskz_loadu_ps(first_lanes(n - i), x + i);
-    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(v)), high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
+    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
+    const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
     sums[0] = _mm512_fmadd_pd(low, low, sums[0]);
     sums[1] = _mm512_fmadd_pd(high, high, sums[1]);
   }
-  const double squares = _mm512_reduce_add_pd(_mm512_add_pd(sums[0], sums[1]));
+  alignas(64) double lanes[8];
+  _mm512_store_pd(lanes, _mm512_add_pd(sums[0], sums[1]));
+  double squares = 0;
+  for (double lane : lanes) squares += lane;
   const double inverse = 1.0 / sqrt(squares / static_cast<double>(n) + static_cast<double>(epsilon));
   const __m512 factor = _mm512_set1_ps(static_cast<float>(inverse));
   map(x, weight, out, n, [=](__m512 v, __m512 w) { return _mm512_mul_ps(_mm512_mul_ps(v, factor), w); });

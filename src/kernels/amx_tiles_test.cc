@@ -1,0 +1,160 @@
+// What products of tiles have that others have not: weights rounded to bf16, rows that begin in the middle of a tile,
+// more rows and outputs than are kept at once. matmul_test.cc has the rest.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+
+#include "kernels/isas_for_test.h"
+#include "kernels/pack.h"
+#include "kernels/random_weights.h"
+
+namespace sluice::kernels {
+namespace {
+
+constexpr ActivationFormat kTiles = ActivationFormat::kBF16Tiles;
+
+// A packed matrix of random weights, and the rows it was made of.
+struct Matrix {
+  Matrix(DType type, int64_t num_outputs, int64_t num_inputs, Random& random)
+      : type(type), num_outputs(num_outputs), num_inputs(num_inputs),
+        rows(random_weights(type, num_outputs, num_inputs, random)),
+        strips(static_cast<size_t>(packed_bytes(type, num_outputs, num_inputs))) {
+    pack_matrix(type, rows.data(), num_outputs, num_inputs, strips.data());
+  }
+  MatmulArgs args(const uint8_t* x, float* y, int64_t num_rows) {
+    return {.weights = strips.data(), .weight_row_bytes = 0, .activations = x,
+            .activation_row_bytes = activation_row_bytes(kTiles, num_inputs), .output = y, .output_stride = num_outputs,
+            .num_rows = num_rows, .num_inputs = num_inputs, .output_begin = 0, .output_end = num_outputs};
+  }
+  DType type;
+  int64_t num_outputs, num_inputs;
+  std::vector<uint8_t> rows;
+  ActivationBytes strips;  // aligned more than strips have to be
+};
+
+struct TileCase {
+  const char* isa;
+  DType type;
+};
+
+std::vector<TileCase> tile_cases() {
+  std::vector<TileCase> cases;
+  IsaList isas = isas_to_test();
+  for (int i = 0; i < isas.count; ++i) {
+    const Kernels table = make_tested_kernels(isas.names[i]);
+    for (DType type : kWeightTypes) {
+      const MatmulEntry& entry = table.packed_matmul[static_cast<int>(type)];
+      if (entry.multiply != nullptr && entry.activation_format == kTiles) cases.push_back({isas.names[i], type});
+    }
+  }
+  return cases;
+}
+
+class Tiles : public testing::TestWithParam<TileCase> {
+ protected:
+  const Kernels table = make_tested_kernels(GetParam().isa), scalar = make_kernels("scalar");
+  const DType type = GetParam().type;
+  const MatmulEntry entry = table.packed_matmul[static_cast<int>(type)];
+  Random random{43};
+};
+
+// Rows of the identity bring out every weight by itself.
+TEST_P(Tiles, EveryWeightIsTheNearestOfBf16) {
+  constexpr int64_t kOutputs = 37;
+  const bool takes_any = get_packed_layout(type).block_elements < 32;
+  for (int64_t num_inputs : takes_any ? std::vector<int64_t>{8, 300, 512} : std::vector<int64_t>{512}) {
+    Matrix matrix(type, kOutputs, num_inputs, random);
+    std::vector<float> identity(static_cast<size_t>(num_inputs * num_inputs));
+    for (int64_t i = 0; i < num_inputs; ++i) identity[static_cast<size_t>(i * num_inputs + i)] = 1;
+    const ActivationBytes x = convert_activations(table, kTiles, identity, num_inputs, num_inputs);
+    std::vector<float> got(static_cast<size_t>(num_inputs * kOutputs)), exact(static_cast<size_t>(num_inputs));
+    entry.multiply(matrix.args(x.data(), got.data(), num_inputs));
+    for (int64_t o = 0; o < kOutputs; ++o) {
+      const uint8_t* row = matrix.rows.data() + o * row_bytes(type, num_inputs);
+      scalar.dequantize[static_cast<int>(type)](row, exact.data(), num_inputs);
+      float largest = 0;
+      for (float weight : exact) largest = std::fmax(largest, std::fabs(weight));
+      for (int64_t i = 0; i < num_inputs; ++i) {
+        const float weight = got[static_cast<size_t>(i * kOutputs + o)], right = exact[static_cast<size_t>(i)];
+        ASSERT_EQ(weight, bf16_to_float(float_to_bf16(weight))) << "output " << o << " input " << i;
+        // Half a unit of the eighth bit, and a little of the scale for how the float was made.
+        const float tolerance = takes_any ? 0 : 0x1p-8f * std::fabs(right) + 0x1p-13f * largest;
+        ASSERT_NEAR(weight, right, tolerance) << "output " << o << " input " << i << " of " << num_inputs;
+      }
+    }
+  }
+}
+
+// Bit for bit the same: rows together from any row on, or alone.
+TEST_P(Tiles, RowsMayBeginInTheMiddleOfATile) {
+  constexpr int64_t kRows = 600;
+  const int64_t block = get_packed_layout(type).block_elements;
+  const int64_t num_outputs = 16 * 9 + 5, num_inputs = block < 32 ? 300 : block == 32 ? 544 : 512;
+  Matrix matrix(type, num_outputs, num_inputs, random);
+  const ActivationBytes x =
+      convert_activations(table, kTiles, random_floats(kRows * num_inputs, random), kRows, num_inputs);
+  std::vector<float> all(static_cast<size_t>(kRows * num_outputs));
+  entry.multiply(matrix.args(x.data(), all.data(), kRows));
+  for (int64_t first : {1, 15, 16, 37, 560, 599}) {
+    for (int64_t num_rows : {1, 4, 16, 21, 33, 40, 563}) {
+      if (first + num_rows > kRows) continue;
+      std::vector<float> some(static_cast<size_t>(num_rows * num_outputs) + 1, -5.0f);
+      entry.multiply(matrix.args(x.data() + activation_offset(kTiles, num_inputs, first), some.data(), num_rows));
+      ASSERT_EQ(some.back(), -5.0f);
+      some.pop_back();
+      ASSERT_EQ(std::memcmp(some.data(), all.data() + first * num_outputs, some.size() * sizeof(float)), 0)
+          << num_rows << " rows from " << first;
+    }
+  }
+}
+
+// What rounding weights and activations costs a product: an error of about 0.25% of the product's typical size, half of
+// what activations of 8 bits cost.
+TEST_P(Tiles, RoundingCostsLittle) {
+  constexpr int64_t kOutputs = 256, kInputs = 2048;
+  Matrix matrix(type, kOutputs, kInputs, random);
+  const std::vector<float> floats = random_floats(kInputs, random);
+  const ActivationBytes x = convert_activations(table, kTiles, floats, 1, kInputs);
+  std::vector<float> y(kOutputs), row(kInputs);
+  entry.multiply(matrix.args(x.data(), y.data(), 1));
+  double error = 0, size = 0;
+  for (size_t o = 0; o < kOutputs; ++o) {
+    scalar.dequantize[static_cast<int>(type)](matrix.rows.data() + o * static_cast<size_t>(row_bytes(type, kInputs)),
+                                              row.data(), kInputs);
+    double exact = 0;
+    for (size_t i = 0; i < kInputs; ++i) exact += static_cast<double>(row[i]) * static_cast<double>(floats[i]);
+    error += std::pow(static_cast<double>(y[o]) - exact, 2);
+    size += exact * exact;
+  }
+  EXPECT_LT(std::sqrt(error / size), 0.0035);
+  RecordProperty("error", std::to_string(std::sqrt(error / size)));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Tiles, testing::ValuesIn(tile_cases()), [](const auto& info) {
+  return std::string(info.param.isa) + "_" + name(info.param.type);
+});
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Tiles);
+
+// The model of the tile unit is right where there is one to ask.
+TEST(TileUnit, GivesTheBitsThatEmulationGives) {
+  if (!get_cpu().amx_bf16 || !may_use_tiles()) GTEST_SKIP() << "no tile unit here";
+  constexpr int64_t kOutputs = 45, kRows = 37, kInputs = 768;
+  const Kernels real = make_kernels("amx"), emulated = make_tested_kernels("amx_emulated");
+  Random random(47);
+  std::vector<float> floats = random_floats(kRows * kInputs, random);
+  for (size_t i = 0; i < floats.size(); i += 7) floats[i] *= 1e-38f;  // denormal, or with denormal products
+  const ActivationBytes x = convert_activations(real, kTiles, floats, kRows, kInputs);
+  for (DType type : kWeightTypes) {
+    const MatmulEntry& entry = real.packed_matmul[static_cast<int>(type)];
+    if (entry.activation_format != kTiles) continue;
+    Matrix matrix(type, kOutputs, kInputs, random);
+    std::vector<float> expected(kRows * kOutputs), got(kRows * kOutputs);
+    emulated.packed_matmul[static_cast<int>(type)].multiply(matrix.args(x.data(), expected.data(), kRows));
+    entry.multiply(matrix.args(x.data(), got.data(), kRows));
+    EXPECT_EQ(got, expected) << name(type);
+  }
+}
+
+}  // namespace
+}  // namespace sluice::kernels
