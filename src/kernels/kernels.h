@@ -4,8 +4,8 @@
 // scalar/ defines what is right and fills every entry; avx2/, avx512/ and amx/ overwrite the entries they do faster.
 // select() puts the table together once for this machine, or for the ISA that SLUICE_ISA names.
 //
-// The quantised products of scalar/ multiply the exact weights by f32 activations; those of the other fills may round
-// activations to 8 bits (ActivationFormat), which is why the caller asks the entry for its format. BF16 weights take
+// The quantised products of scalar/ multiply the exact weights by f32 activations; those of other fills may round these
+// to 8 bits, or both sides to bf16 (amx/), which is why the caller asks the entry for its format. BF16 weights take
 // activations rounded to bf16 in every fill, as processors with products of bf16 pairs and GGUF's own runtime do.
 //
 // Batch invariance: what an entry writes for one row depends on that row and the weights only, never on how many rows

@@ -311,10 +311,11 @@ TEST_F(LoadTest, Fp8WithScalesEqualsTheNumbersItStandsFor) {
   TestModel m(folder_);
   std::vector<float> got = compute_logits(m, tokens, 8);
   ASSERT_EQ(got.size(), expected.size());
-  // Where FP8 is multiplied as bf16, activations are rounded to that, which those of F32 weights are not.
+  // Where FP8 is multiplied as bf16, activations are rounded to that, which those of F32 weights are not; the same
+  // numbers as BF16 weights differ as much in every fill.
   const kernels::MatmulEntry& product = kernels::get_kernels().packed_matmul[static_cast<int>(DType::kF8E4M3)];
   const bool is_exact = product.activation_format == kernels::ActivationFormat::kF32;
-  for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], expected[i], is_exact ? 1e-4 : 0.02) << i;
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], expected[i], is_exact ? 1e-4 : 0.05) << i;
   EXPECT_THAT(m.model->description(), HasSubstr("f8_e4m3"));
 
   blocks.f32_tensor("model.layers.0.mlp.down_proj.weight_scale", {2, 2},

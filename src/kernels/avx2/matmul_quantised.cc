@@ -16,11 +16,13 @@ namespace {
 
 constexpr int kStrip = 16;        // weight rows decoded together
 constexpr int kStretch = 512;     // inputs decoded together: a panel of 8 KB
-constexpr int64_t kRowTile = 256; // activation rows that stay in the second-level cache for a stretch
+constexpr int64_t kRowTile = 128;            // activation rows multiplied by a panel before the next one is decoded
+constexpr int64_t kTileBytes = 512 << 10;    // of them, which should stay in the second-level cache
 constexpr int kMaxRows = 4;       // activation rows multiplied together: 8 sums of 16 bits fill half the registers
-constexpr int64_t kFewRows = 16;  // up to here, memory is the limit and weights are read in their order in memory
 
 struct Panel {
+  // Rows of the output lie pages apart, so sums of a strip are kept here until they are complete.
+  alignas(64) float sums[kRowTile * kStrip];
   alignas(64) uint8_t q[kStretch / 4][kStrip][4];  // 4 inputs of each row of the strip
   alignas(64) float scales[kStretch / 16][kStrip];
   alignas(64) float offsets[kStretch / 16][kStrip];
@@ -57,25 +59,10 @@ void make_panel(const MatmulArgs& args, int64_t output, int valid, int64_t begin
   }
 }
 
-// Two vectors of 8 neighbouring outputs, of which the first `valid` of 16 exist.
+// Two vectors of 8 neighbouring outputs.
 struct Sums {
   __m256 v[2];
 };
-
-inline Sums load_sums(const float* from, int valid) {
-  if (valid == kStrip) return {{_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}};
-  return {{_mm256_maskload_ps(from, lane_mask(valid)), _mm256_maskload_ps(from + 8, lane_mask(valid - 8))}};
-}
-
-inline void store_sums(float* to, int valid, const Sums& sums) {
-  if (valid == kStrip) {
-    _mm256_storeu_ps(to, sums.v[0]);
-    _mm256_storeu_ps(to + 8, sums.v[1]);
-  } else {
-    _mm256_maskstore_ps(to, lane_mask(valid), sums.v[0]);
-    _mm256_maskstore_ps(to + 8, lane_mask(valid - 8), sums.v[1]);
-  }
-}
 
 inline __m256i broadcast_4_bytes(const int8_t* p) {
   int32_t word;
@@ -83,10 +70,10 @@ inline __m256i broadcast_4_bytes(const int8_t* p) {
   return _mm256_set1_epi32(word);
 }
 
-// kRows activation rows times the panel, added to what `output` holds (or to 0 for the first stretch).
+// kRows activation rows times the panel, added to `output` [kRows, kStrip] (or to 0 for the first stretch).
 template <typename Block, int kRows>
 void multiply_rows(const Panel& panel, int64_t count, const uint8_t* activations, int64_t activation_row_bytes,
-                   float* output, int64_t output_stride, int valid, bool first) {
+                   float* output, bool first) {
   using Decode = Decoder<Block>;
   constexpr int kSub = Decode::kSub;
   // How many products of pairs may be added in 16 bits: kMax * 127 * 2 * kGroup < 32768.
@@ -97,7 +84,9 @@ void multiply_rows(const Panel& panel, int64_t count, const uint8_t* activations
   Sums sums[kRows];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-    sums[r] = first ? Sums{{_mm256_setzero_ps(), _mm256_setzero_ps()}} : load_sums(output + r * output_stride, valid);
+    float* from = output + r * kStrip;
+    sums[r] = first ? Sums{{_mm256_setzero_ps(), _mm256_setzero_ps()}}
+                    : Sums{{_mm256_load_ps(from), _mm256_load_ps(from + 8)}};
   }
   for (int64_t b = 0; b < count / 32; ++b) {
     const BlockQ8_32* x[kRows];
@@ -187,47 +176,49 @@ void multiply_rows(const Panel& panel, int64_t count, const uint8_t* activations
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) store_sums(output + r * output_stride, valid, sums[r]);
+  for (int r = 0; r < kRows; ++r) {
+    _mm256_store_ps(output + r * kStrip, sums[r].v[0]);
+    _mm256_store_ps(output + r * kStrip + 8, sums[r].v[1]);
+  }
 }
 
+// Rows [row_begin, row_begin + num_rows) times one strip.
 template <typename Block>
-void multiply_strip(const MatmulArgs& args, int64_t row_begin, int64_t row_end, int64_t output, int64_t begin,
-                    Panel& panel) {
+void multiply_strip(const MatmulArgs& args, int64_t row_begin, int64_t num_rows, int64_t output, Panel& panel) {
   const int valid = args.output_end - output < kStrip ? static_cast<int>(args.output_end - output) : kStrip;
-  const int64_t count = args.num_inputs - begin < kStretch ? args.num_inputs - begin : kStretch;
-  make_panel<Block>(args, output, valid, begin, count, panel);
-  const auto* x = static_cast<const uint8_t*>(args.activations) + row_begin * args.activation_row_bytes +
-                  begin / 32 * static_cast<int64_t>(sizeof(BlockQ8_32));
-  float* y = args.output + row_begin * args.output_stride + output;
-  auto run = [&](auto multiply, int rows) {
-    multiply(panel, count, x, args.activation_row_bytes, y, args.output_stride, valid, begin == 0);
-    x += rows * args.activation_row_bytes;
-    y += rows * args.output_stride;
-    row_begin += rows;
-  };
-  while (row_end - row_begin >= kMaxRows) run(multiply_rows<Block, kMaxRows>, kMaxRows);
-  if (row_end - row_begin == 3) run(multiply_rows<Block, 3>, 3);
-  if (row_end - row_begin == 2) run(multiply_rows<Block, 2>, 2);
-  if (row_end - row_begin == 1) run(multiply_rows<Block, 1>, 1);
+  for (int64_t begin = 0; begin < args.num_inputs; begin += kStretch) {
+    const int64_t count = args.num_inputs - begin < kStretch ? args.num_inputs - begin : kStretch;
+    make_panel<Block>(args, output, valid, begin, count, panel);
+    const auto* x = static_cast<const uint8_t*>(args.activations) + row_begin * args.activation_row_bytes +
+                    begin / 32 * static_cast<int64_t>(sizeof(BlockQ8_32));
+    int64_t row = 0;
+    auto run = [&](auto multiply, int rows) {
+      multiply(panel, count, x + row * args.activation_row_bytes, args.activation_row_bytes, panel.sums + row * kStrip,
+               begin == 0);
+      row += rows;
+    };
+    while (num_rows - row >= kMaxRows) run(multiply_rows<Block, kMaxRows>, kMaxRows);
+    if (num_rows - row == 3) run(multiply_rows<Block, 3>, 3);
+    if (num_rows - row == 2) run(multiply_rows<Block, 2>, 2);
+    if (num_rows - row == 1) run(multiply_rows<Block, 1>, 1);
+  }
+  const __m256i low = lane_mask(valid), high = lane_mask(valid - 8);
+  for (int64_t r = 0; r < num_rows; ++r) {
+    float* y = args.output + (row_begin + r) * args.output_stride + output;
+    _mm256_maskstore_ps(y, low, _mm256_load_ps(panel.sums + r * kStrip));
+    _mm256_maskstore_ps(y + 8, high, _mm256_load_ps(panel.sums + r * kStrip + 8));
+  }
 }
 
 template <typename Block>
 void multiply(const MatmulArgs& args) {
   Panel panel;
-  if (args.num_rows <= kFewRows) {
+  int64_t tile = kTileBytes / args.activation_row_bytes / kMaxRows * kMaxRows;
+  tile = tile < 4 * kMaxRows ? 4 * kMaxRows : tile > kRowTile ? kRowTile : tile;
+  for (int64_t row = 0; row < args.num_rows; row += tile) {
+    const int64_t num_rows = args.num_rows - row < tile ? args.num_rows - row : tile;
     for (int64_t output = args.output_begin; output < args.output_end; output += kStrip) {
-      for (int64_t begin = 0; begin < args.num_inputs; begin += kStretch) {
-        multiply_strip<Block>(args, 0, args.num_rows, output, begin, panel);
-      }
-    }
-    return;
-  }
-  for (int64_t row = 0; row < args.num_rows; row += kRowTile) {
-    const int64_t row_end = row + kRowTile < args.num_rows ? row + kRowTile : args.num_rows;
-    for (int64_t begin = 0; begin < args.num_inputs; begin += kStretch) {
-      for (int64_t output = args.output_begin; output < args.output_end; output += kStrip) {
-        multiply_strip<Block>(args, row, row_end, output, begin, panel);
-      }
+      multiply_strip<Block>(args, row, num_rows, output, panel);
     }
   }
 }
