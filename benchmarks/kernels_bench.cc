@@ -63,12 +63,24 @@ double measure_peak(const PeakLoop& loop) {
 struct Limits {
   double bandwidth = measure_read_bandwidth();
   double int8 = measure_peak(get_peak_int8());
+  double bf16 = measure_peak(get_peak_bf16());
   double f32 = measure_peak(get_peak_f32());
 };
 
 const Limits& limits() {
   static const Limits measured;
   return measured;
+}
+
+double peak_for(ActivationFormat format) {
+  switch (format) {
+    case ActivationFormat::kQ8_32: return limits().int8;
+    case ActivationFormat::kBF16Pairs:
+    case ActivationFormat::kBF16Tiles: return limits().bf16;
+    case ActivationFormat::kF32:
+    case ActivationFormat::kBF16: break;
+  }
+  return limits().f32;
 }
 
 // What one iteration reads and computes, over `seconds` for all of them; `peak` is of the arithmetic that suits it.
@@ -97,7 +109,9 @@ void run_matmul(benchmark::State& state, DType type, int64_t num_outputs, int64_
   const Kernels& table = get_kernels();
   static const Kernels scalar = make_kernels("scalar");
   // What the engine uses: packed weights where there is an entry for them.
-  const MatmulEntry packed = table.packed_matmul[static_cast<int>(type)];
+  const MatmulEntry few = table.few_rows_matmul[static_cast<int>(type)];
+  const MatmulEntry packed =
+      num_rows <= kFewRows && few.multiply != nullptr ? few : table.packed_matmul[static_cast<int>(type)];
   const MatmulEntry entry = packed.multiply != nullptr ? packed : table.matmul[static_cast<int>(type)];
   const std::vector<uint8_t>& rows = weight_pool(type);
   const int64_t weight_row_bytes = row_bytes(type, num_inputs);
@@ -163,7 +177,7 @@ void run_matmul(benchmark::State& state, DType type, int64_t num_outputs, int64_
   const double seconds = seconds_now() - begin;
   report(state, seconds, static_cast<double>(matrix_bytes),
          2.0 * static_cast<double>(num_rows * num_outputs * num_inputs),
-         entry.activation_format == ActivationFormat::kQ8_32 ? limits().int8 : limits().f32);
+         peak_for(entry.activation_format));
 }
 
 // One call: `num_queries` tokens at the end of `context`, one key/value head shared by `group_size` query heads.
@@ -304,9 +318,11 @@ int main(int argc, char** argv) {
   using namespace sluice::kernels;
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  std::printf("%s, isa %s, one thread; limits: read %.1f GB/s, int8 %.2f TOP/s (%s), f32 %.0f GFLOP/s (%s)\n",
+  std::printf("%s, isa %s, one thread; limits: read %.1f GB/s, int8 %.2f TOP/s (%s), bf16 %.0f GFLOP/s (%s), "
+              "f32 %.0f GFLOP/s (%s)\n",
               get_cpu().model_name.c_str(), get_kernels().isa, limits().bandwidth / 1e9, limits().int8 / 1e12,
-              get_peak_int8().name, limits().f32 / 1e9, get_peak_f32().name);
+              get_peak_int8().name, limits().bf16 / 1e9, get_peak_bf16().name, limits().f32 / 1e9,
+              get_peak_f32().name);
   register_all();
   benchmark::RunSpecifiedBenchmarks();
   return 0;

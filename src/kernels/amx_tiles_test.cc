@@ -136,6 +136,19 @@ INSTANTIATE_TEST_SUITE_P(All, Tiles, testing::ValuesIn(tile_cases()), [](const a
 });
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Tiles);
 
+// Of few rows the processor's vector units make less work than its tiles.
+TEST(TilesTable, LeavesFewRowsToVectors) {
+  if (!get_cpu().avx512_vnni) GTEST_SKIP() << "no AVX-512 here";
+  const Kernels below = make_kernels("avx512"), tiles = make_tested_kernels("amx_emulated");
+  for (DType type : kWeightTypes) {
+    const int t = static_cast<int>(type);
+    const bool has_tiles = tiles.packed_matmul[t].activation_format == kTiles;
+    EXPECT_EQ(has_tiles, type != DType::kF32 && type != DType::kF16) << name(type);
+    EXPECT_EQ(tiles.few_rows_matmul[t].multiply, has_tiles ? below.packed_matmul[t].multiply : nullptr) << name(type);
+    EXPECT_EQ(below.few_rows_matmul[t].multiply, nullptr);
+  }
+}
+
 // The model of the tile unit is right where there is one to ask.
 TEST(TileUnit, GivesTheBitsThatEmulationGives) {
   if (!get_cpu().amx_bf16 || !may_use_tiles()) GTEST_SKIP() << "no tile unit here";

@@ -48,6 +48,10 @@ struct MatmulArgs {
   int64_t output_begin, output_end;  // of a packed entry: output_begin is a multiple of kStripRows
 };
 
+// Steps of so many rows may have products of their own (Kernels::few_rows_matmul): up to about here a processor with
+// tiles waits for memory, not for its vector units.
+inline constexpr int64_t kFewRows = 8;
+
 struct MatmulEntry {
   ActivationFormat activation_format = ActivationFormat::kF32;
   void (*multiply)(const MatmulArgs& args) = nullptr;
@@ -105,6 +109,10 @@ struct Kernels {
   MatmulEntry matmul[kNumDTypes];
   // The same over weights packed in strips (pack.h); multiply is null where rows as they lie in files do as well.
   MatmulEntry packed_matmul[kNumDTypes];
+  // The same for steps of at most kFewRows rows, where those are done sooner in another way: tiles take as long for one
+  // row as for 16. Null: packed_matmul does them too. Rounds differently, so rows of small and of large steps agree
+  // only up to that; SLUICE_BATCH_INVARIANT=1 leaves it out.
+  MatmulEntry few_rows_matmul[kNumDTypes];
   // x[n] -> one row in that activation format (kF32: a copy), `row` being where it begins, or where input `begin` of it
   // is, if x is only a part of the row.
   void (*quantize_activations[kNumActivationFormats])(const float* x, void* row, int64_t n);

@@ -201,7 +201,8 @@ TEST_P(Matmul, IsBatchInvariant) {
 
   std::vector<float> alone(static_cast<size_t>(most_rows * stride));
   for (int64_t r = 0; r < most_rows; r += r < 20 ? 1 : 23) {
-    MatmulArgs args = make_args(arranged.data(), type, x, entry.activation_format, alone, 1, {num_outputs, num_inputs, 0, 45});
+    MatmulArgs args =
+        make_args(arranged.data(), type, x, entry.activation_format, alone, 1, {num_outputs, num_inputs, 0, 45});
     args.activations = x.data() + activation_offset(entry.activation_format, num_inputs, r);
     args.output = alone.data() + r * stride;
     entry.multiply(args);
@@ -211,7 +212,8 @@ TEST_P(Matmul, IsBatchInvariant) {
     if (is_slow && num_rows > 17) continue;
     std::vector<float> together(alone.size());
     using Range = std::pair<int64_t, int64_t>;
-    const auto ranges = is_packed ? std::vector<Range>{{0, 16}, {16, 45}} : std::vector<Range>{{0, 7}, {7, 24}, {24, 45}};
+    const auto ranges =
+        is_packed ? std::vector<Range>{{0, 16}, {16, 45}} : std::vector<Range>{{0, 7}, {7, 24}, {24, 45}};
     for (auto [begin, end] : ranges) {
       entry.multiply(make_args(arranged.data(), type, x, entry.activation_format, together, num_rows,
                                {num_outputs, num_inputs, begin, end}));

@@ -31,7 +31,7 @@ constexpr Fill kFills[] = {
 #endif
 };
 
-Kernels make_for_this_machine() {
+Kernels make_chosen() {
   IsaList isas = available_isas();
   std::optional<std::string> wanted = env::find("SLUICE_ISA");
   if (!wanted) return make_kernels(isas.names[isas.count - 1]);
@@ -42,6 +42,18 @@ Kernels make_for_this_machine() {
   }
   fail(Code::kInvalidArgument, "SLUICE_ISA={}: this machine runs {}; set one of them or unset the variable", *wanted,
        names);
+}
+
+Kernels make_for_this_machine() {
+  Kernels table = make_chosen();
+  std::optional<std::string> invariant = env::find("SLUICE_BATCH_INVARIANT");
+  if (invariant && *invariant != "0" && *invariant != "1") {
+    fail(Code::kInvalidArgument, "SLUICE_BATCH_INVARIANT={}: it is 0 or 1", *invariant);
+  }
+  if (invariant && *invariant == "1") {
+    for (MatmulEntry& entry : table.few_rows_matmul) entry = {};
+  }
+  return table;
 }
 
 }  // namespace

@@ -14,9 +14,9 @@
 
 namespace sluice::llm {
 
-FormatSet expert_input_formats(const LayerWeights& layer) {
+FormatSet expert_input_formats(const LayerWeights& layer, StepSize size) {
   FormatSet set = 0;
-  for (const ExpertWeights& expert : layer.experts) set |= formats_of({&expert.gate, &expert.up});
+  for (const ExpertWeights& expert : layer.experts) set |= formats_of({&expert.gate, &expert.up}, size);
   return set;
 }
 
@@ -32,9 +32,9 @@ void Transformer::run_experts(const LayerWeights& layer, Activations& input, flo
   choose_experts(num_tokens_, num_experts);
 
   FormatSet down_formats = 0;
-  for (const ExpertWeights& expert : layer.experts) down_formats |= format_of(expert.down);
-  expert_input_.reset(num_uses, width, expert_input_formats(layer));
-  ffn_hidden_.reset(num_uses, ffn_width, down_formats);
+  for (const ExpertWeights& expert : layer.experts) down_formats |= format_of(expert.down, input.size());
+  expert_input_.reset(num_uses, width, expert_input_formats(layer, input.size()), input.size());
+  ffn_hidden_.reset(num_uses, ffn_width, down_formats, input.size());
   up_.grow(num_uses * ffn_width);
   expert_output_.grow(num_uses * width);
   for_each_row(pool_, num_uses, width, [&](int64_t i, int) {

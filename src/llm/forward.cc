@@ -33,11 +33,11 @@ void Transformer::forward(const Batch& batch, KvStore& kv, float* logits) {
     // Queries, keys and values of the new tokens.
     {
       TRACE("llm.qkv");
-      FormatSet formats = formats_of({&layer.q, &layer.k, &layer.v});
+      const StepSize size = step_size(num_tokens_);
+      FormatSet formats = formats_of({&layer.q, &layer.k, &layer.v}, size);
       if (family.shared_norm)
-        formats |=
-            formats_of({&layer.up, &layer.gate, &layer.router}) | expert_input_formats(layer);
-      attention_input_.reset(num_tokens_, width, formats);
+        formats |= formats_of({&layer.up, &layer.gate, &layer.router}, size) | expert_input_formats(layer, size);
+      attention_input_.reset(num_tokens_, width, formats, size);
       for_each_row(pool_, num_tokens_, width, [&](int64_t t, int) {
         normalise(layer.attention_norm, hidden + t * width, attention_input_.row(t), width);
         attention_input_.convert(kernels_, t);
@@ -71,7 +71,8 @@ void Transformer::forward(const Batch& batch, KvStore& kv, float* logits) {
     // Attention over everything in the pages.
     {
       TRACE("llm.attention");
-      attention_output_.reset(num_tokens_, query_width, format_of(layer.output));
+      const StepSize size = step_size(num_tokens_);
+      attention_output_.reset(num_tokens_, query_width, format_of(layer.output, size), size);
       attend(i, kv);
       observe("attention", attention_output_.row(0), num_tokens_, query_width);
       for_each_row(pool_, num_tokens_, query_width,
@@ -89,9 +90,10 @@ void Transformer::forward(const Batch& batch, KvStore& kv, float* logits) {
       const bool is_shared = is_parallel && family.shared_norm;
       Activations& input = is_shared ? attention_input_ : ffn_input_;
       if (!is_shared) {
+        const StepSize size = step_size(num_tokens_);
         ffn_input_.reset(
             num_tokens_, width,
-            formats_of({&layer.up, &layer.gate, &layer.router}) | expert_input_formats(layer));
+            formats_of({&layer.up, &layer.gate, &layer.router}, size) | expert_input_formats(layer, size), size);
       }
       for_each_row(pool_, num_tokens_, width, [&](int64_t t, int worker) {
         float* h = hidden + t * width;
@@ -221,7 +223,7 @@ void Transformer::embed(const Batch& batch) {
 
 void Transformer::run_ffn(const LayerWeights& layer, Activations& input, float* output) {
   const int64_t ffn_width = config_.ffn_width;
-  ffn_hidden_.reset(num_tokens_, ffn_width, format_of(layer.down));
+  ffn_hidden_.reset(num_tokens_, ffn_width, format_of(layer.down, input.size()), input.size());
   if (layer.gate) {
     up_.grow(num_tokens_ * ffn_width);
     const Product products[] = {
@@ -278,7 +280,7 @@ void Transformer::compute_logits(const Batch& batch, float* logits) {
   TRACE("llm.logits");
   const int64_t num_rows = static_cast<int64_t>(batch.logit_tokens.size()), width = config_.width,
                 vocab = config_.vocab_size;
-  logit_input_.reset(num_rows, width, format_of(weights_.head));
+  logit_input_.reset(num_rows, width, format_of(weights_.head, step_size(num_rows)), step_size(num_rows));
   for_each_row(pool_, num_rows, width, [&](int64_t r, int) {
     int64_t token = has_logit_rows_only_ ? r : batch.logit_tokens[static_cast<size_t>(r)];
     CHECK(token >= 0 && token < num_tokens_, token, num_tokens_);

@@ -1,6 +1,7 @@
 // For tests: a model from a path, and a small driver that hands it batches as the engine would.
 #pragma once
 
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -12,6 +13,9 @@
 #include "llm/transformer.h"
 
 namespace sluice::llm {
+
+// Tests compare batches bit by bit. Set before anything asks for the kernels.
+inline const bool kIsBatchInvariant = setenv("SLUICE_BATCH_INVARIANT", "1", 1) == 0;
 
 struct TestModel {
   explicit TestModel(const std::string& path, int num_threads = 2, bool repack = true) : pool(num_threads) {

@@ -13,7 +13,7 @@ using kernels::ActivationFormat;
 constexpr int64_t kRowBlockBytes = 512 << 10;
 constexpr int64_t kPackedRowsMax = 528;
 constexpr int64_t kRowGrain = 48;  // a multiple of what kernels multiply together: 4, 6, 12 or 16 rows
-constexpr int64_t kColumnGrain = 16, kColumnsMax = 256;
+constexpr int64_t kColumnGrain = 32, kColumnsMax = 256;
 // Below this many multiply-adds a barrier costs more than a second worker saves.
 constexpr int64_t kMinParallelWork = 128 << 10;
 
@@ -27,7 +27,7 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void run_piece(const kernels::Kernels& kernels, const Product& p, const Cut& cut, int64_t piece) {
   const Linear& linear = *p.linear;
-  const kernels::MatmulEntry& entry = get_entry(kernels, linear);
+  const kernels::MatmulEntry& entry = get_entry(kernels, linear, p.input->size());
   int64_t row = piece / cut.num_column_blocks * cut.rows_each;
   int64_t num_rows = std::min(cut.rows_each, p.num_rows - row);
   int64_t begin = piece % cut.num_column_blocks * cut.columns_each;
@@ -57,7 +57,8 @@ void run_piece(const kernels::Kernels& kernels, const Product& p, const Cut& cut
 
 }  // namespace
 
-void Activations::reset(int64_t num_rows, int64_t num_inputs, FormatSet formats) {
+void Activations::reset(int64_t num_rows, int64_t num_inputs, FormatSet formats, StepSize size) {
+  size_ = size;
   num_inputs_ = num_inputs;
   formats_ = formats;
   values_.grow(num_rows * num_inputs);
@@ -118,7 +119,7 @@ void run_products(ThreadPool& pool, const kernels::Kernels& kernels,
     Cut& cut = cuts[i];
     cut.first_piece = num_pieces;
     if (p.num_rows == 0) continue;
-    const ActivationFormat format = get_entry(kernels, *p.linear).activation_format;
+    const ActivationFormat format = get_entry(kernels, *p.linear, p.input->size()).activation_format;
     int64_t bytes_a_row = kernels::activation_row_bytes(format, p.linear->num_inputs());
     // Packed products tile their rows themselves.
     int64_t rows_max = p.linear->is_packed

@@ -22,28 +22,40 @@ namespace sluice::llm {
 // A set of kernels::ActivationFormat.
 using FormatSet = uint32_t;
 
-// The product for a matrix as it lies in memory.
-inline const kernels::MatmulEntry& get_entry(const kernels::Kernels& kernels, const Linear& linear) {
-  return (linear.is_packed ? kernels.packed_matmul : kernels.matmul)[static_cast<int>(linear.weight.type)];
+// Whether a step has few rows enough for Kernels::few_rows_matmul.
+enum class StepSize : uint8_t { kFewRows, kManyRows };
+inline StepSize step_size(int64_t num_rows) {
+  return num_rows <= kernels::kFewRows ? StepSize::kFewRows : StepSize::kManyRows;
 }
 
-inline FormatSet format_of(const Linear& linear) {
-  if (!linear) return 0;
-  return 1u << static_cast<int>(get_entry(kernels::get_kernels(), linear).activation_format);
+// The product for a matrix as it lies in memory.
+inline const kernels::MatmulEntry& get_entry(const kernels::Kernels& kernels, const Linear& linear,
+                                             StepSize size) {
+  const int type = static_cast<int>(linear.weight.type);
+  if (!linear.is_packed) return kernels.matmul[type];
+  const kernels::MatmulEntry& few = kernels.few_rows_matmul[type];
+  return size == StepSize::kFewRows && few.multiply != nullptr ? few : kernels.packed_matmul[type];
 }
-inline FormatSet formats_of(std::initializer_list<const Linear*> linears) {
+
+inline FormatSet format_of(const Linear& linear, StepSize size) {
+  if (!linear) return 0;
+  return 1u << static_cast<int>(get_entry(kernels::get_kernels(), linear, size).activation_format);
+}
+inline FormatSet formats_of(std::initializer_list<const Linear*> linears, StepSize size) {
   FormatSet set = 0;
-  for (const Linear* linear : linears) set |= format_of(*linear);
+  for (const Linear* linear : linears) set |= format_of(*linear, size);
   return set;
 }
 
 // The left side of products: f32 rows, and the same rows in the other formats of the set.
 class Activations {
  public:
-  // Contents are lost. The f32 rows are always there to be written.
-  void reset(int64_t num_rows, int64_t num_inputs, FormatSet formats);
+  // Contents are lost. The f32 rows are always there to be written. `formats` are those that products of this step
+  // size want.
+  void reset(int64_t num_rows, int64_t num_inputs, FormatSet formats, StepSize size);
 
   int64_t num_inputs() const { return num_inputs_; }
+  StepSize size() const { return size_; }
   float* row(int64_t index) { return values_.data() + index * num_inputs_; }
   // Elements [begin, end) of the row into every other format, once they are in row(index). Begin is
   // a multiple of kSpanAlignment, end too or the row's end. Any worker.
@@ -64,6 +76,7 @@ class Activations {
  private:
   int64_t num_inputs_ = 0;
   FormatSet formats_ = 0;
+  StepSize size_ = StepSize::kManyRows;
   AlignedBuffer<float> values_;  // [num_rows, num_inputs]
   AlignedBuffer<uint8_t, kernels::kActivationAlignment> converted_[kernels::kNumActivationFormats];
   int64_t row_bytes_[kernels::kNumActivationFormats] = {};

@@ -33,7 +33,7 @@ TEST(ProductsTest, EveryCutGivesTheProduct) {
     for (int64_t num_rows : {1, 5, 700}) {
       constexpr int64_t kInputs = 24, kFirstRow = 2;
       Activations input;
-      input.reset(num_rows + kFirstRow, kInputs, 1);
+      input.reset(num_rows + kFirstRow, kInputs, 1, step_size(num_rows + kFirstRow));
       for (int64_t r = 0; r < num_rows + kFirstRow; ++r) {
         for (int64_t i = 0; i < kInputs; ++i) input.row(r)[i] = number(r * kInputs + i);
         input.convert(kernels, r);
@@ -81,7 +81,7 @@ TEST(ActivationsTest, SpansAndCopies) {
   constexpr int64_t kInputs = 768;
   constexpr FormatSet kAll = (1u << kernels::kNumActivationFormats) - 1;
   Activations whole, parts, copy;
-  for (Activations* a : {&whole, &parts, &copy}) a->reset(3, kInputs, kAll);
+  for (Activations* a : {&whole, &parts, &copy}) a->reset(3, kInputs, kAll, StepSize::kManyRows);
   for (Activations* a : {&whole, &parts}) {
     for (int64_t i = 0; i < kInputs; ++i) a->row(1)[i] = number(i);
   }
@@ -98,6 +98,24 @@ TEST(ActivationsTest, SpansAndCopies) {
       EXPECT_EQ(std::memcmp(whole.data(format, 1) + offset, copy.data(format, 2) + offset, bytes), 0) << f;
     }
   }
+}
+
+// A step of few rows takes the entry for it and its activation format, where there is one and the matrix is packed.
+TEST(ProductsTest, StepsOfFewRowsHaveTheirOwnEntries) {
+  kernels::Kernels table = kernels::get_kernels();
+  auto some = [](const kernels::MatmulArgs&) {};
+  const int type = static_cast<int>(DType::kQ4_0);
+  table.packed_matmul[type] = {kernels::ActivationFormat::kBF16Tiles, some};
+  table.few_rows_matmul[type] = {kernels::ActivationFormat::kQ8_32, some};
+  Linear linear;
+  linear.weight = {.type = DType::kQ4_0, .shape = {16, 32}, .data = reinterpret_cast<const uint8_t*>(&table)};
+  EXPECT_EQ(&get_entry(table, linear, StepSize::kFewRows), &table.matmul[type]);
+  linear.is_packed = true;
+  EXPECT_EQ(&get_entry(table, linear, step_size(1)), &table.few_rows_matmul[type]);
+  EXPECT_EQ(&get_entry(table, linear, step_size(kernels::kFewRows)), &table.few_rows_matmul[type]);
+  EXPECT_EQ(&get_entry(table, linear, step_size(kernels::kFewRows + 1)), &table.packed_matmul[type]);
+  table.few_rows_matmul[type] = {};
+  EXPECT_EQ(&get_entry(table, linear, step_size(1)), &table.packed_matmul[type]);
 }
 
 }  // namespace

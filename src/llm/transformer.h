@@ -28,7 +28,7 @@ using StageObserver = std::function<void(const std::string& stage, const float* 
                                          int64_t num_rows, int64_t num_columns)>;
 
 // What the experts of a layer (none: an empty set) read their input in.
-FormatSet expert_input_formats(const LayerWeights& layer);
+FormatSet expert_input_formats(const LayerWeights& layer, StepSize size);
 
 class Transformer final : public Model {
  public:

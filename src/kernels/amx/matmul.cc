@@ -286,7 +286,9 @@ void convert_to_tiles(const float* x, void* row, int64_t n) {
 
 template <typename Stage>
 void set(Kernels& table) {
-  table.packed_matmul[static_cast<int>(Stage::kType)] = {ActivationFormat::kBF16Tiles, multiply<Stage>};
+  const int type = static_cast<int>(Stage::kType);
+  table.few_rows_matmul[type] = table.packed_matmul[type];  // of avx512/: expanding to bf16 costs more than it saves
+  table.packed_matmul[type] = {ActivationFormat::kBF16Tiles, multiply<Stage>};
 }
 
 void fill(Kernels& table) {
