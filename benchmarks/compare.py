@@ -5,8 +5,9 @@
   PEERS=FOLDER benchmarks/compare.py --make /tmp/models --make-gguf make_gguf.py --vocab ANY.gguf
 
 FOLDER is where `npm install node-llama-cpp` was run; --peer-script (or PEER_SCRIPT) names a program that is called
-with MODEL, prompt tokens, new tokens and sequences and prints one JSON line with prefill_tok_s and decode_tok_s.
-Without either the other column stays empty, and a line says so.
+with MODEL, prompt tokens, new tokens, sequences and threads, and prints one JSON line with prefill_tok_s, decode_tok_s
+and the threads it used; one that names none is taken to run 2. Where they are not as many as ours (--threads) there is
+no ratio. Without either the other column stays empty. A line says so each time.
 
 --make writes the models first: random weights of a 1.1B shape in Q4_0, Q8_0 (by --make-gguf, or MAKE_GGUF) and Q4_K
 (by make_q4k.py).
@@ -127,8 +128,12 @@ class Server:
         reply = connection.getresponse()
         if reply.status != 200:
             sys.exit(f"port {self.port}: {reply.status} {reply.read()[:200]}")
-        while not reply.readline().startswith(b"data: "):
-            pass
+        while True:
+            line = reply.readline()
+            if not line:
+                sys.exit(f"port {self.port}: the stream ended before its first token")
+            if line.startswith(b"data: "):
+                break
         seconds = time.perf_counter() - begin
         reply.read()
         connection.close()
@@ -136,16 +141,16 @@ class Server:
 
 
 def start_and_memory(command):
-    """Seconds that a process takes which ends after one token, and its largest resident memory in MB."""
+    """Seconds that a process takes which ends after one token, its largest resident memory in MB, what it printed."""
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    process.stdout.read()
+    printed = process.stdout.read()
     seconds = time.perf_counter() - begin
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         sys.exit(f"{' '.join(command)} failed with {process.returncode}")
-    return seconds, usage.ru_maxrss / 1024
+    return seconds, usage.ru_maxrss / 1024, printed
 
 
 class Comparison:
@@ -153,7 +158,7 @@ class Comparison:
         self.args = args
         self.prompt, self.generate = (128, 16) if args.quick else (512, 64)
         self.requests = 16 if args.quick else 32
-        self.rows = {}  # (model, test) -> {"ours": [], "theirs": [], "unit", "command", "low_is_good"}
+        self.rows = {}  # (model, test) -> {"ours": [], "theirs": [], "unit", "command", "low_is_good", "by_script"}
         peers = pathlib.Path(os.environ.get("PEERS", "/nonexistent"))
         self.has_node = (peers / "node_modules/node-llama-cpp").is_dir() and \
             subprocess.run(["sh", "-c", "command -v node"], stdout=subprocess.DEVNULL).returncode == 0
@@ -163,13 +168,16 @@ class Comparison:
                   file=sys.stderr)
         elif not self.has_peer_script:
             print("SKIPPED llama.cpp without a server: --peer-script or PEER_SCRIPT names no file", file=sys.stderr)
+        self.peer_threads = None  # of the script, once it has run
         info = run_json([args.binary, "info", "--json"])
         self.machine = f"{info['cpu']}, {args.threads} threads, commit {info['commit']}"
         self.isas = [isa for isa in reversed(info["fills"]) if isa != "scalar"]
 
-    def add(self, model, test, side, value, unit, command, low_is_good=False):
+    def add(self, model, test, side, value, unit, command, low_is_good=False, by_script=False):
         row = self.rows.setdefault((pathlib.Path(model).name, test), {
-            "ours": [], "theirs": [], "unit": unit, "command": command, "low_is_good": low_is_good})
+            "ours": [], "theirs": [], "unit": unit, "command": command, "low_is_good": low_is_good,
+            "by_script": by_script})
+        row["by_script"] = row["by_script"] or by_script
         row[side].append(value)
 
     def bench(self, model, *flags, isa=None):
@@ -180,8 +188,19 @@ class Comparison:
         shown = "sluice bench MODEL " + " ".join(map(str, flags))
         return rates, f"SLUICE_ISA={isa} {shown}" if isa else shown
 
+    def peer_command(self, model, prompt, generate, sequences):
+        return ["node", self.args.peer_script, model, *map(str, (prompt, generate, sequences, self.args.threads))]
+
+    def note_threads(self, found):
+        first = self.peer_threads is None
+        self.peer_threads = found.get("threads", 2)
+        if first and self.peer_threads != self.args.threads:
+            print(f"NO RATIOS for {self.args.peer_script}: it decides its own threads and runs {self.peer_threads}, "
+                  f"sluice {self.args.threads}; use --threads {self.peer_threads}", file=sys.stderr)
+
     def peer(self, model, prompt, generate, sequences):
-        found = run_json(["node", self.args.peer_script, model, str(prompt), str(generate), str(sequences)])
+        found = run_json(self.peer_command(model, prompt, generate, sequences))
+        self.note_threads(found)
         return found["prefill_tok_s"], found["decode_tok_s"]
 
     def test_isa(self, model):
@@ -192,8 +211,8 @@ class Comparison:
             self.add(model, f"decode, 1 sequence, {isa}", "ours", decode, "tok/s", command)
             if self.has_peer_script:
                 prefill, decode = self.peer(model, self.prompt, self.generate, 1)
-                self.add(model, f"prefill {self.prompt}, {isa}", "theirs", prefill, "tok/s", command)
-                self.add(model, f"decode, 1 sequence, {isa}", "theirs", decode, "tok/s", command)
+                self.add(model, f"prefill {self.prompt}, {isa}", "theirs", prefill, "tok/s", command, by_script=True)
+                self.add(model, f"decode, 1 sequence, {isa}", "theirs", decode, "tok/s", command, by_script=True)
 
     def test_decode(self, model):
         (one, eight, many), command = self.bench(model, "-p", 0, "-n", self.generate // 2, "-d", self.prompt // 4,
@@ -203,7 +222,7 @@ class Comparison:
         self.add(model, "decode, 32 sequences (beside our own 1)", "theirs", one, "tok/s", command)
         if self.has_peer_script:
             _, theirs = self.peer(model, self.prompt // 4, self.generate // 2, 8)
-            self.add(model, "decode, 8 sequences", "theirs", theirs, "tok/s", command)
+            self.add(model, "decode, 8 sequences", "theirs", theirs, "tok/s", command, by_script=True)
 
     def servers(self, model, sequences, context):
         """(side, running server) for each of the two, one after the other."""
@@ -246,12 +265,16 @@ class Comparison:
         shown = 'sluice run MODEL "Hello" --raw --max-tokens 1'
         sides = [("ours", command)]
         if self.has_peer_script:
-            sides.append(("theirs", ["node", self.args.peer_script, model, "2", "1", "1"]))
+            sides.append(("theirs", self.peer_command(model, 2, 1, 1)))
         for side, program in sides:
             start_and_memory(program)  # the file is in memory afterwards
-            seconds, megabytes = start_and_memory(program)
-            self.add(model, "start of the process, one token, end", side, seconds, "s", shown, low_is_good=True)
-            self.add(model, "resident memory", side, megabytes, "MB", shown, low_is_good=True)
+            seconds, megabytes, printed = start_and_memory(program)
+            if side == "theirs":
+                self.note_threads(json.loads(printed.splitlines()[-1]))
+            self.add(model, "start, one token, end (theirs: node and node-llama-cpp)", side, seconds, "s", shown,
+                     low_is_good=True, by_script=True)
+            self.add(model, "resident memory (theirs: node and node-llama-cpp)", side, megabytes, "MB", shown,
+                     low_is_good=True, by_script=True)
 
     def run(self, models):
         tests = self.args.tests.split(",")
@@ -267,12 +290,15 @@ class Comparison:
         for (model, test), row in self.rows.items():
             ours = statistics.median(row["ours"])
             theirs = statistics.median(row["theirs"]) if row["theirs"] else None
-            ratio = "" if theirs is None else f"{theirs / ours if row['low_is_good'] else ours / theirs:.2f}"
+            uneven = row["by_script"] and self.peer_threads != self.args.threads
+            ratio = "" if theirs is None or uneven else f"{theirs / ours if row['low_is_good'] else ours / theirs:.2f}"
             digits = 2 if row["unit"] == "s" else 1
             cells = [model, test, row["unit"], f"{ours:.{digits}f}",
                      "" if theirs is None else f"{theirs:.{digits}f}", ratio, f"`{row['command']}`"]
             lines.append("| " + " | ".join(cells) + " |")
         note = f"{self.machine}; medians of {self.args.rounds}; a ratio above 1 is in our favour."
+        if self.peer_threads not in (None, self.args.threads):
+            note += f" llama.cpp without a server ran {self.peer_threads} threads, hence no ratios there."
         return note + "\n\n" + "\n".join(lines)
 
 

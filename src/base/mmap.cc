@@ -63,7 +63,8 @@ void MappedFile::release(std::span<const uint8_t> part) const {
   const auto first = static_cast<size_t>(part.data() - data_), end = first + part.size();
   const size_t whole_first = (first + page - 1) / page * page, whole_end = end / page * page;
   if (whole_first >= whole_end) return;
-  madvise(const_cast<uint8_t*>(data_) + whole_first, whole_end - whole_first, MADV_DONTNEED);  // a refusal only keeps them
+  // A refusal only keeps them.
+  madvise(const_cast<uint8_t*>(data_) + whole_first, whole_end - whole_first, MADV_DONTNEED);
 }
 
 std::string read_file(const std::string& path, size_t max_bytes) {

@@ -38,7 +38,8 @@ class ThreadPool {
     start(job, /*needs_all=*/true);
   }
 
-  // Calls body(begin, end, worker_index) over disjoint chunks of [0, count), each at most `grain` long.
+  // Calls body(begin, end, worker_index) over disjoint chunks of [0, count), each at most `grain` long if there are
+  // several workers. Bodies must not throw.
   template <typename Body>
   void parallel_for(int64_t count, int64_t grain, Body&& body) {
     if (count <= 0) return;

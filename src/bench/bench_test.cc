@@ -119,6 +119,19 @@ TEST(Trace, AzureColumnsInAnyOrderOfLines) {
   EXPECT_EQ(requests[2].output_tokens, 109);
 }
 
+TEST(Trace, TimeZones) {
+  std::vector<PlannedRequest> requests = parse_trace(
+      "time,prompt_tokens,output_tokens\n2023-11-30 23:59:59.5+00:00,1,1\n2023-12-01T00:00:01Z,2,1\n"
+      "2023-12-01 01:00:02+01:00,3,1\n2023-11-30 18:30:03.25-0530,4,1\n",
+      "t.csv", 1, 0);
+  ASSERT_EQ(requests.size(), 4u);
+  const double expected[] = {0, 1.5, 2.5, 3.75};
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(requests[i].prompt_tokens, static_cast<int64_t>(i) + 1);
+    EXPECT_NEAR(requests[i].arrival_seconds, expected[i], 1e-6);
+  }
+}
+
 TEST(Trace, SecondsOtherNamesAndALimit) {
   std::vector<PlannedRequest> requests =
       parse_trace("id,output_tokens,\"Prompt_Tokens\",arrival_time\na,3,20,1.5\nb,4,30,2\nc,5,40,9", "t.csv", 1, 2);
@@ -140,6 +153,8 @@ TEST(Trace, BadLinesAreNamed) {
       {head + "1,2,99999999999999999999\n", "t.csv:3: '99999999999999999999'"},
       {head + "yesterday,2,3\n", "t.csv:3: 'yesterday' is no arrival time"},
       {head + "2023-13-16 18:15:46,2,3\n", "t.csv:3: '2023-13-16 18:15:46' is no arrival time"},
+      {head + "2023-12-16 18:15:46+1:00,2,3\n", "t.csv:3: '2023-12-16 18:15:46+1:00' is no arrival time"},
+      {head + "2023-12-16 18:15:46+00:0x,2,3\n", "t.csv:3: '2023-12-16 18:15:46+00:0x' is no arrival time"},
       {head + "nan,2,3\n", "t.csv:3: 'nan' is no arrival time"},
   };
   for (const auto& [text, expected] : cases) {
@@ -363,7 +378,7 @@ TEST(Limits, LoopsRunAndFiguresArePositive) {
   bytes[333] = 7;
   EXPECT_NE(kernels::read_stream(bytes, sizeof bytes), before);
   ThreadPool pool(2);
-  Limits limits = measure_limits(pool);
+  Limits limits = measure_limits(pool, int64_t{4} << 30);
   EXPECT_GT(limits.int8_per_second, 0);
   EXPECT_GT(limits.f32_per_second, 0);
   EXPECT_GT(limits.bf16_per_second, 0);

@@ -69,10 +69,11 @@ struct Connection {
   bool is_used = false;  // has carried an answer before
 };
 
-// What went wrong on the way. `may_retry`: the connection was kept open from before and nothing came back on it.
+// What went wrong on the way.
 struct Failure {
   std::string message;
-  bool may_retry = false;
+  bool is_connected = true;  // false: it did not get as far as that
+  bool may_retry = false;    // the connection was kept open from before and nothing came back on it
 };
 
 std::string describe(const error_code& error, double timeout_seconds) {
@@ -137,8 +138,8 @@ class Client {
     if (!connection.is_used) {
       co_await stream.async_connect(endpoints_, asio::redirect_error(use_awaitable, error));
       if (error) {
-        if (error == beast::error::timeout) co_return Failure{describe(error, timeout_seconds)};
-        co_return Failure{fmt::format("connect: {}", error.message())};
+        if (error == beast::error::timeout) co_return Failure{describe(error, timeout_seconds), false};
+        co_return Failure{fmt::format("connect: {}", error.message()), false};
       }
       error_code ignored;
       stream.socket().set_option(tcp::no_delay(true), ignored);
@@ -151,7 +152,7 @@ class Client {
       co_await http::async_read_header(stream, connection.buffer, parser, asio::redirect_error(use_awaitable, error));
     if (error) {
       bool may_retry = connection.is_used && error != beast::error::timeout && !parser.got_some();
-      co_return Failure{describe(error, timeout_seconds), may_retry};
+      co_return Failure{describe(error, timeout_seconds), true, may_retry};
     }
     connection.is_used = true;
     const int status = static_cast<int>(parser.get().result_int());
@@ -325,6 +326,9 @@ HttpAnswer fetch(const HttpTarget& target, const std::string& method, const std:
   asio::co_spawn(io, run, [&](std::exception_ptr error) { thrown = error; });
   io.run();
   if (thrown) std::rethrow_exception(thrown);
+  if (failure && failure->is_connected) {
+    fail(Code::kUnavailable, "{}{}: {}; is it an OpenAI-compatible server?", target.url(), path, failure->message);
+  }
   if (failure) {
     fail(Code::kUnavailable, "cannot reach {}: {}; is the server running there?", target.url(), failure->message);
   }

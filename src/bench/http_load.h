@@ -47,7 +47,7 @@ struct LoadOptions {
 };
 struct LoadResult {
   std::vector<RequestRecord> records;   // in the order of due_seconds
-  double duration_seconds = 0;          // first request sent to last answer ended
+  double duration_seconds = 0;          // from the start of the run until the last answer ends
 };
 LoadResult run_load(const HttpTarget& target, const LoadOptions& options);
 

@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <fstream>
-#include <string>
 #include <vector>
 
 #include "base/clock.h"
@@ -16,7 +14,8 @@
 namespace sluice::bench {
 namespace {
 
-constexpr int64_t kBudgetUs = 300'000;  // for each kind
+constexpr int64_t kBudgetUs = 300'000;  // for each kind; half of it for reading, where a buffer has to be filled first
+constexpr int64_t kFillUs = 150'000;
 constexpr int64_t kMegabyte = 1 << 20;
 constexpr int64_t kWindowBytes = 64 * kMegabyte;
 
@@ -29,51 +28,47 @@ Weights kind_of(double bytes_per_weight) {
   return bytes_per_weight <= 1.5 ? Weights::kInt8 : bytes_per_weight <= 3 ? Weights::kBf16 : Weights::kF32;
 }
 
-// What programs may still take, the page cache counted as free; 0: unknown.
-int64_t available_bytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string name, unit;
-  for (int64_t kilobytes = 0; file >> name >> kilobytes && std::getline(file, unit);) {
-    if (name == "MemAvailable:") return kilobytes << 10;
-  }
-  return 0;
+// Four times the last cache: of a buffer that is read in turn a cache may keep some part, and virtual machines have the
+// host's, which is large and not theirs alone. At most a quarter of what is available.
+int64_t buffer_bytes(int64_t available_bytes) {
+  int64_t wanted = std::clamp(4 * kernels::get_cpu().l3_bytes, 512 * kMegabyte, 3072 * kMegabyte);
+  return std::min(wanted, available_bytes / 4) / kWindowBytes * kWindowBytes;
 }
 
-// Twice the last cache: read in turn, a buffer that does not fit leaves nothing behind that is used again. Virtual
-// machines often state the cache of the whole host, hence the bounds. At most a quarter of what is available.
-int64_t buffer_bytes() {
-  int64_t wanted = std::clamp(2 * kernels::get_cpu().l3_bytes, 512 * kMegabyte, 1024 * kMegabyte);
-  return std::min(wanted, available_bytes() / 4) / kWindowBytes * kWindowBytes;
-}
-
-// The best of windows of a few milliseconds, each over the part of the buffer that was read longest ago: a neighbour
-// who takes a core for a moment spoils some windows, not the figure.
-double measure_read_bandwidth(ThreadPool& pool) {
-  const int64_t bytes = buffer_bytes();
-  if (bytes < 4 * kWindowBytes) return 0;
-  void* memory = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+// The median of windows of a few milliseconds, in the order of the buffer, once all of it has been read before: a
+// neighbour who takes a core for a moment spoils some windows, what a cache kept flatters some, neither the figure.
+double measure_read_bandwidth(ThreadPool& pool, int64_t available_bytes) {
+  const int64_t wanted = buffer_bytes(available_bytes);
+  if (wanted < 4 * kWindowBytes) return 0;
+  void* memory = mmap(nullptr, static_cast<size_t>(wanted), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return 0;
-  madvise(memory, static_cast<size_t>(bytes), MADV_HUGEPAGE);
+  madvise(memory, static_cast<size_t>(wanted), MADV_HUGEPAGE);
   auto* data = static_cast<char*>(memory);
-  // Untouched pages would all be the same page of zeros.
-  pool.parallel_for(bytes / kMegabyte, 16, [&](int64_t begin, int64_t end, int) {
-    std::memset(data + begin * kMegabyte, 1, static_cast<size_t>((end - begin) * kMegabyte));
-  });
+  // Untouched pages would all be the same page of zeros. Where the system is slow to give pages the buffer is smaller.
+  int64_t bytes = 0;
+  const int64_t fill_us = monotonic_us();
+  while (bytes < wanted && (bytes < 4 * kWindowBytes || monotonic_us() - fill_us < kFillUs)) {
+    pool.parallel_for(kWindowBytes / kMegabyte, 4, [&](int64_t begin, int64_t end, int) {
+      std::memset(data + bytes + begin * kMegabyte, 1, static_cast<size_t>((end - begin) * kMegabyte));
+    });
+    bytes += kWindowBytes;
+  }
   std::atomic<uint64_t> sum{0};
-  double best = 0;
-  int64_t at = 0;
+  std::vector<double> first, rates;  // of the first pass, of all others
   const int64_t start_us = monotonic_us();
-  do {
+  for (int64_t at = 0; monotonic_us() - start_us < kBudgetUs / 2; at = (at + kWindowBytes) % bytes) {
     int64_t begin_us = monotonic_us();
     pool.parallel_for(kWindowBytes / kMegabyte, 4, [&](int64_t begin, int64_t end, int) {
       sum.fetch_xor(kernels::read_stream(data + at + begin * kMegabyte, static_cast<size_t>((end - begin) * kMegabyte)),
                     std::memory_order_relaxed);
     });
-    best = std::max(best, static_cast<double>(kWindowBytes) / seconds_since(begin_us));
-    at = (at + kWindowBytes) % bytes;
-  } while (monotonic_us() - start_us < kBudgetUs);
-  munmap(memory, static_cast<size_t>(bytes));
-  return best;
+    std::vector<double>& pass = static_cast<int64_t>(first.size()) * kWindowBytes < bytes ? first : rates;
+    pass.push_back(static_cast<double>(kWindowBytes) / seconds_since(begin_us));
+  }
+  munmap(memory, static_cast<size_t>(wanted));
+  if (rates.size() < 3) rates = first;  // a slow memory, no time for more
+  std::nth_element(rates.begin(), rates.begin() + static_cast<int64_t>(rates.size() / 2), rates.end());
+  return rates[rates.size() / 2];
 }
 
 // All threads at once, for what they share; of each the best of many short passes, for the same reason.
@@ -111,9 +106,9 @@ const char* Limits::peak_name_for(double bytes_per_weight) const {
   return kind == Weights::kInt8 ? int8_name : kind == Weights::kBf16 ? bf16_name : f32_name;
 }
 
-Limits measure_limits(ThreadPool& pool) {
+Limits measure_limits(ThreadPool& pool, int64_t available_bytes) {
   Limits limits;
-  limits.read_bytes_per_second = measure_read_bandwidth(pool);
+  limits.read_bytes_per_second = measure_read_bandwidth(pool, available_bytes);
   kernels::PeakLoop int8 = kernels::get_peak_int8(), bf16 = kernels::get_peak_bf16(), f32 = kernels::get_peak_f32();
   limits.int8_per_second = measure_peak(pool, int8);
   limits.f32_per_second = measure_peak(pool, f32);

@@ -1,7 +1,7 @@
 // What this machine can do at most with the threads of a pool: bytes read per second from memory, operations per second
 // in registers. Measured, not looked up, because clocks, neighbours and virtual machines decide; a report gives its
-// figures as shares of these. Takes about a third of a second for each of the two kinds and, while it runs, up to a
-// gigabyte of memory. Call it while nothing else uses the pool.
+// figures as shares of these. Takes about a third of a second for each of the two kinds and, while it runs, up to three
+// gigabytes of memory, a quarter of `available_bytes` at most. Call it while nothing else uses the pool.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ struct Limits {
   const char* peak_name_for(double bytes_per_weight) const;
 };
 
-Limits measure_limits(ThreadPool& pool);
+// `available_bytes`: what this process may still allocate.
+Limits measure_limits(ThreadPool& pool, int64_t available_bytes);
 json::object limits_json(const Limits& limits);
 
 }  // namespace sluice::bench

@@ -1,6 +1,6 @@
 // What the prompts of a load say: random token ids, or random words where a server takes no ids. Request i with the
 // same seed always gets the same prompt; prompts with the same prefix_index begin with the same tokens, all others
-// differ from the first token on, so that no prefix cache helps where none is meant to. Safe for any thread once made.
+// differ within the first page, so that no prefix cache helps where none is meant to. Safe for any thread once made.
 #pragma once
 
 #include <cstdint>

@@ -31,7 +31,7 @@ struct FailureKind {
 
 struct ServeMetrics {
   int64_t num_completed = 0, num_failed = 0;
-  double duration_seconds = 0;          // the first request sent to the last token of the last
+  double duration_seconds = 0;          // from the start of the run until the last answer ends
   int64_t input_tokens = 0, output_tokens = 0, cached_tokens = 0;
   int64_t num_without_usage = 0;        // tokens of these were counted by pieces
   int64_t num_late = 0;                 // sent more than 10 ms behind plan

@@ -45,12 +45,36 @@ int64_t days_from_date(int64_t year, int64_t month, int64_t day) {
   return era * 146'097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719'468;
 }
 
-// "1700158546.25", or "2023-11-16 18:15:46.6805900" (also with T), in seconds.
+// Takes "Z", "+01:00" or "-0530" off the end of a time of day; returns its seconds east of UTC.
+std::optional<int64_t> take_zone(std::string_view& text) {
+  if (text.ends_with('Z')) {
+    text.remove_suffix(1);
+    return 0;
+  }
+  const size_t sign = text.find_first_of("+-");
+  if (sign == std::string_view::npos) return 0;
+  const std::string_view zone = text.substr(sign + 1);
+  const bool has_colon = zone.size() == 5 && zone[2] == ':';
+  if (zone.size() != 4 && !has_colon) return std::nullopt;
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  const std::string_view minute_part = zone.substr(has_colon ? 3 : 2);
+  if (!is_digit(zone[0]) || !is_digit(zone[1]) || !is_digit(minute_part[0]) || !is_digit(minute_part[1])) {
+    return std::nullopt;
+  }
+  const int64_t hours = (zone[0] - '0') * 10 + zone[1] - '0';
+  const int64_t minutes = (minute_part[0] - '0') * 10 + minute_part[1] - '0';
+  if (hours > 23 || minutes > 59) return std::nullopt;
+  const int64_t seconds = (hours * 60 + minutes) * 60;
+  const bool is_west = text[sign] == '-';
+  text = text.substr(0, sign);
+  return is_west ? -seconds : seconds;
+}
+
+// "1700158546.25", or "2023-11-16 18:15:46.6805900" (also with T and a time zone), in seconds.
 std::optional<double> find_time(std::string_view text) {
   if (std::optional<double> seconds = find_number<double>(text)) {
     return std::isfinite(*seconds) ? seconds : std::nullopt;
   }
-  if (text.ends_with('Z')) text.remove_suffix(1);
   if (text.size() < 19 || text[4] != '-' || text[7] != '-' || (text[10] != ' ' && text[10] != 'T') || text[13] != ':' ||
       text[16] != ':') {
     return std::nullopt;
@@ -58,13 +82,15 @@ std::optional<double> find_time(std::string_view text) {
   auto year = find_number<int64_t>(text.substr(0, 4)), month = find_number<int64_t>(text.substr(5, 2)),
        day = find_number<int64_t>(text.substr(8, 2)), hour = find_number<int64_t>(text.substr(11, 2)),
        minute = find_number<int64_t>(text.substr(14, 2));
-  auto second = find_number<double>(text.substr(17));
-  if (!year || !month || !day || !hour || !minute || !second) return std::nullopt;
+  std::string_view rest = text.substr(17);
+  const std::optional<int64_t> zone = take_zone(rest);
+  const auto second = find_number<double>(rest);
+  if (!zone || !year || !month || !day || !hour || !minute || !second) return std::nullopt;
   if (*month < 1 || *month > 12 || *day < 1 || *day > 31 || *hour < 0 || *hour > 23 || *minute < 0 || *minute > 59 ||
       !(*second >= 0 && *second < 61)) {
     return std::nullopt;
   }
-  return static_cast<double>(((days_from_date(*year, *month, *day) * 24 + *hour) * 60 + *minute) * 60) + *second;
+  return static_cast<double>(((days_from_date(*year, *month, *day) * 24 + *hour) * 60 + *minute) * 60 - *zone) + *second;
 }
 
 struct Columns {

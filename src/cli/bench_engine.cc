@@ -29,13 +29,13 @@ BenchRun run_jobs(engine::Engine& engine, std::vector<BenchJob> jobs) {
   static std::atomic<uint64_t> next_id{0};
   auto tally = std::make_shared<Tally>();
   BenchRun run;
-  int64_t num_after_first = 0;
+  bool only_prompts = true;
   tally->num_left = static_cast<int64_t>(jobs.size());
   const int64_t start_us = monotonic_us();
   for (BenchJob& job : jobs) {
     run.prompt_tokens += static_cast<int64_t>(job.prompt.size());
     run.generated_tokens += job.num_generated;
-    num_after_first += job.num_generated - 1;
+    only_prompts = only_prompts && job.num_generated == 1;
     engine::Request request;
     request.id = fmt::format("bench-{}", next_id++);
     request.prompt = std::move(job.prompt);
@@ -44,12 +44,11 @@ BenchRun run_jobs(engine::Engine& engine, std::vector<BenchJob> jobs) {
     request.sampling.max_tokens = job.num_generated;
     request.sink = [tally](engine::Event&& event) {
       std::lock_guard lock(tally->mutex);
-      int64_t now = monotonic_us();
-      for (size_t k = 0; k < event.tokens.size(); ++k) tally->token_times.push_back(now);
+      tally->token_times.insert(tally->token_times.end(), event.tokens.size(), event.emitted_us);
       tally->first_us = std::max(tally->first_us, event.timings.first_token_us);
       if (event.error) tally->error = event.error;
       if (!event.is_last) return;
-      tally->last_us = now;
+      tally->last_us = std::max(tally->last_us, event.emitted_us);
       if (--tally->num_left == 0) tally->done.notify_one();
     };
     if (engine.submit(std::move(request)) != engine::SubmitResult::kAccepted) {
@@ -59,11 +58,10 @@ BenchRun run_jobs(engine::Engine& engine, std::vector<BenchJob> jobs) {
   std::unique_lock lock(tally->mutex);
   tally->done.wait(lock, [&] { return tally->num_left == 0; });
   if (tally->error) throw *tally->error;
+  // Those of the step in which the last prompt was done have just its time.
   for (int64_t time : tally->token_times) run.decoded_tokens += time > tally->first_us ? 1 : 0;
-  // Tokens of the step that set first_us carry a slightly later stamp; they belong before the clock starts.
-  run.decoded_tokens = std::min(run.decoded_tokens, num_after_first);
   run.seconds = static_cast<double>(tally->last_us - start_us) / 1e6;
-  run.prompt_seconds = num_after_first == 0 ? run.seconds : static_cast<double>(tally->first_us - start_us) / 1e6;
+  run.prompt_seconds = only_prompts ? run.seconds : static_cast<double>(tally->first_us - start_us) / 1e6;
   return run;
 }
 

@@ -17,6 +17,7 @@
 #include "cli/bench_report.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "engine/kv_memory.h"
 
 namespace sluice::cli {
 namespace {
@@ -52,7 +53,7 @@ struct Bench {
     flags.output.check();
     if (flags.model.empty()) flags.model = builtin_model_path();
     loaded = engine::load(flags.model, flags.load);
-    limits = bench::measure_limits(*loaded.pool);
+    limits = bench::measure_limits(*loaded.pool, engine::available_memory_bytes());
   }
   void start(const ModelFlags& flags, int64_t num_requests, int64_t longest, bool prefix_cache) {
     engine::EngineOptions options = flags.engine.resolve(loaded);
@@ -67,10 +68,7 @@ struct Bench {
 void run_latency(LatencyFlags& flags) {
   Bench bench(flags);
   const int64_t longest = flags.input_len + flags.output_len;
-  if (longest > bench.loaded.model->max_positions()) {
-    fail(Code::kInvalidArgument, "the batch needs {} positions, {} has {}; lower --input-len or --output-len", longest,
-         flags.model, bench.loaded.model->max_positions());
-  }
+  require_positions(bench.loaded, flags.engine, longest, "the batch", "--input-len or --output-len");
   // The whole batch in one step; a prefix cache would skip the prompts.
   flags.engine.options.max_num_seqs = std::max(flags.engine.options.max_num_seqs, flags.batch_size);
   bench.start(flags, flags.batch_size, longest, false);
@@ -93,8 +91,8 @@ void run_latency(LatencyFlags& flags) {
   const bench::Summary summary = bench::summarize(latencies, kPercents);
   const double prompt_rate = static_cast<double>(flags.num_iters * flags.batch_size * flags.input_len) / prompt_seconds;
   const double decode_rate = decode_seconds > 0 ? decoded / decode_seconds : 0;
-  const ModelRates prompt = compute_rates(bench.loaded, bench.limits, prompt_rate, 0);
-  const ModelRates decode = compute_rates(bench.loaded, bench.limits, decode_rate, flags.batch_size);
+  const ModelRates prompt = compute_rates(bench.loaded, bench.limits, prompt_rate, 0, 0);
+  const ModelRates decode = compute_rates(bench.loaded, bench.limits, 0, decode_rate, flags.batch_size);
   if (!flags.output.json) {
     std::printf("batch of %lld, %lld tokens in, %lld out, %lld iterations\n", static_cast<long long>(flags.batch_size),
                 static_cast<long long>(flags.input_len), static_cast<long long>(flags.output_len),
@@ -140,8 +138,7 @@ void run_throughput(ThroughputFlags& flags) {
                                    .seed = flags.seed});
   }
   Bench bench(flags);
-  int64_t positions = bench.loaded.model->max_positions();
-  if (flags.engine.options.max_model_len > 0) positions = std::min(positions, flags.engine.options.max_model_len);
+  const int64_t positions = find_max_positions(bench.loaded, flags.engine);
   const size_t num_given = requests.size();
   std::erase_if(requests, [&](const bench::PlannedRequest& request) {
     return request.prompt_tokens + request.output_tokens > positions;
@@ -164,7 +161,8 @@ void run_throughput(ThroughputFlags& flags) {
   for (size_t i = 0; i < requests.size(); ++i) jobs.push_back({prompts.ids(requests[i], i), requests[i].output_tokens});
   const BenchRun run = run_jobs(*bench.engine, std::move(jobs));
   const double requests_rate = static_cast<double>(requests.size()) / run.seconds;
-  const ModelRates rates = compute_rates(bench.loaded, bench.limits, run.total_rate(), 0);
+  const ModelRates rates = compute_rates(
+      bench.loaded, bench.limits, static_cast<double>(run.prompt_tokens) / run.seconds, run.output_rate(), 0);
   if (!flags.output.json) {
     if (num_skipped > 0) {
       std::printf("Skipped: %zu of %zu requests are longer than %lld positions\n", num_skipped, num_given,
@@ -207,8 +205,7 @@ void add_bench_latency(CLI::App& bench) {
   CLI::App* command =
       bench.add_subcommand("latency", "Time one batch from its prompts to the last token, in this process");
   command->group("Modes");
-  command->add_option("model,-m,--model", flags->model,
-                      "GGUF file or Hugging Face folder; default: the built-in model");
+  add_bench_model_option(*command, flags->model);
   command->add_option("--input-len", flags->input_len, "prompt tokens of each sequence")
       ->check(kLengths)
       ->capture_default_str();
@@ -239,8 +236,7 @@ void add_bench_throughput(CLI::App& bench) {
   CLI::App* command =
       bench.add_subcommand("throughput", "Count requests done a second, all given at once, in this process");
   command->group("Modes");
-  command->add_option("model,-m,--model", flags->model,
-                      "GGUF file or Hugging Face folder; default: the built-in model");
+  add_bench_model_option(*command, flags->model);
   command->add_option("--num-prompts", flags->num_prompts, "requests; default: 64, or all of the trace")
       ->check(CLI::Range(int64_t{1}, int64_t{10'000'000}));
   auto* input =

@@ -9,7 +9,6 @@
 #include "base/build_info.h"
 #include "base/error.h"
 #include "cli/commands.h"
-#include "cli/flags.h"
 #include "kernels/cpu.h"
 #include "kernels/kernels.h"
 #include "llm/transformer.h"
@@ -28,25 +27,43 @@ File open_for_report(const std::string& path, const char* mode) {
   return file;
 }
 
-// What a step that gives `batch` sequences a token each reads of the matrices: all but a separate embedding, of which
-// it needs single rows, and of experts as many as the batch can choose at most.
-double count_step_bytes(const llm::Model& model, int64_t batch) {
+// Matrices that products go through: all but a separate embedding, of which single rows are copied.
+struct Matrices {
+  double bytes = 0, weights = 0;
+  void add(const llm::Linear& linear, double times = 1) {
+    if (!linear) return;
+    bytes += times * static_cast<double>(linear.weight.num_bytes());
+    weights += times * static_cast<double>(linear.weight.num_rows() * linear.weight.row_size());
+  }
+};
+
+// `num_tokens` of a step decide how many experts of a layer are read, at most; 1: what one token is multiplied with.
+Matrices count_matrices(const llm::Model& model, int64_t num_tokens, bool with_head) {
+  Matrices matrices;
   const auto* transformer = dynamic_cast<const llm::Transformer*>(&model);
-  if (transformer == nullptr) return static_cast<double>(model.weight_bytes());
-  auto bytes_of = [](const llm::Linear& linear) { return linear ? static_cast<double>(linear.weight.num_bytes()) : 0; };
-  const llm::Config& config = transformer->config();
-  double bytes = bytes_of(transformer->weights().head);
+  if (transformer == nullptr) {
+    return {static_cast<double>(model.weight_bytes()), static_cast<double>(model.num_parameters())};
+  }
+  if (with_head) matrices.add(transformer->weights().head);
   for (const llm::LayerWeights& layer : transformer->weights().layers) {
     for (const llm::Linear* linear :
          {&layer.q, &layer.k, &layer.v, &layer.output, &layer.gate, &layer.up, &layer.down, &layer.router}) {
-      bytes += bytes_of(*linear);
+      matrices.add(*linear);
     }
     if (layer.experts.empty()) continue;
-    const auto num_used = std::min(static_cast<int64_t>(layer.experts.size()), batch * config.num_experts_used);
+    const auto num_experts =
+        std::min(static_cast<int64_t>(layer.experts.size()), num_tokens * transformer->config().num_experts_used);
     const llm::ExpertWeights& expert = layer.experts.front();
-    bytes += static_cast<double>(num_used) * (bytes_of(expert.gate) + bytes_of(expert.up) + bytes_of(expert.down));
+    for (const llm::Linear* linear : {&expert.gate, &expert.up, &expert.down}) {
+      matrices.add(*linear, static_cast<double>(num_experts));
+    }
   }
-  return bytes;
+  return matrices;
+}
+
+bool is_repacked(const llm::Model& model) {
+  const auto* transformer = dynamic_cast<const llm::Transformer*>(&model);
+  return transformer != nullptr && transformer->weights().packed != nullptr;
 }
 
 }  // namespace
@@ -75,6 +92,27 @@ void add_bench_output_flags(CLI::App& command, BenchOutput& output) {
       ->group("Report");
 }
 
+void add_bench_model_option(CLI::App& command, std::string& model) {
+  command.add_option("model,-m,--model", model, "GGUF file or Hugging Face folder; default: the built-in model");
+}
+
+int64_t find_max_positions(const engine::LoadedModel& loaded, const EngineFlags& flags) {
+  const int64_t stated = loaded.model->max_positions(), wanted = flags.options.max_model_len;
+  return wanted > 0 ? std::min(stated, wanted) : stated;
+}
+
+void require_positions(const engine::LoadedModel& loaded, const EngineFlags& flags, int64_t needed,
+                       const std::string& what, const std::string& advice) {
+  const int64_t positions = find_max_positions(loaded, flags);
+  if (needed <= positions) return;
+  if (positions < loaded.model->max_positions()) {
+    fail(Code::kInvalidArgument, "{} needs {} positions, --max-model-len allows {}; raise it or lower {}", what, needed,
+         positions, advice);
+  }
+  fail(Code::kInvalidArgument, "{} needs {} positions, {} has {}; lower {}", what, needed, loaded.path, positions,
+       advice);
+}
+
 json::object bench_head_json(int num_threads) {
   return {{"commit", build_commit()},
           {"build", build_type()},
@@ -89,6 +127,7 @@ json::object bench_head_json(const std::string& model, const engine::LoadedModel
   head["description"] = loaded.model->description();
   head["parameters"] = loaded.model->num_parameters();
   head["weight_bytes"] = loaded.model->weight_bytes();
+  head["repack"] = is_repacked(*loaded.model);
   head["load_seconds"] = loaded.load_seconds;
   head["limits"] = bench::limits_json(limits);
   return head;
@@ -104,20 +143,23 @@ void print_bench_head(const std::string& model, const engine::LoadedModel& loade
   std::printf("limits  %s; int8 %.2f TOP/s (%s), bf16 %.0f GFLOP/s (%s), f32 %.0f GFLOP/s (%s)\n", bandwidth.c_str(),
               limits.int8_per_second / 1e12, limits.int8_name, limits.bf16_per_second / 1e9, limits.bf16_name,
               limits.f32_per_second / 1e9, limits.f32_name);
-  std::printf("model   %s (%s; %s), loaded in %.2f s\n\n", model.c_str(), loaded.model->description().c_str(),
-              format_bytes(loaded.model->weight_bytes()).c_str(), loaded.load_seconds);
+  std::printf("model   %s (%s; %s, %s), loaded in %.2f s\n\n", model.c_str(), loaded.model->description().c_str(),
+              format_bytes(loaded.model->weight_bytes()).c_str(),
+              is_repacked(*loaded.model) ? "repacked" : "not repacked", loaded.load_seconds);
   std::fflush(stdout);
 }
 
-ModelRates compute_rates(const engine::LoadedModel& loaded, const bench::Limits& limits, double tokens_per_second,
-                         int64_t batch) {
+ModelRates compute_rates(const engine::LoadedModel& loaded, const bench::Limits& limits, double prompt_rate,
+                         double decode_rate, int64_t batch) {
   const auto weight_bytes = static_cast<double>(loaded.model->weight_bytes());
   const auto parameters = static_cast<double>(loaded.model->num_parameters());
   ModelRates rates;
   if (batch > 0) {
-    rates.weights_per_second = tokens_per_second / static_cast<double>(batch) * count_step_bytes(*loaded.model, batch);
+    rates.weights_per_second =
+        decode_rate / static_cast<double>(batch) * count_matrices(*loaded.model, batch, true).bytes;
   }
-  rates.operations_per_second = 2 * parameters * tokens_per_second;
+  rates.operations_per_second = 2 * prompt_rate * count_matrices(*loaded.model, 1, false).weights +
+                                2 * decode_rate * count_matrices(*loaded.model, 1, true).weights;
   if (limits.read_bytes_per_second > 0) {
     rates.bandwidth_percent = 100 * rates.weights_per_second / limits.read_bytes_per_second;
   }

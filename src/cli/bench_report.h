@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "bench/limits.h"
+#include "cli/flags.h"
 #include "engine/load.h"
 
 namespace sluice::cli {
@@ -22,23 +23,31 @@ struct BenchOutput {
   void finish(const json::object& report) const;
 };
 void add_bench_output_flags(CLI::App& command, BenchOutput& output);
+void add_bench_model_option(CLI::App& command, std::string& model);
+
+// How long a sequence may be: what the checkpoint states, or --max-model-len if that is less.
+int64_t find_max_positions(const engine::LoadedModel& loaded, const EngineFlags& flags);
+// Throws if `what` ("the batch") needs more; `advice` names the options to lower.
+void require_positions(const engine::LoadedModel& loaded, const EngineFlags& flags, int64_t needed,
+                       const std::string& what, const std::string& advice);
 
 // commit, build, cpu, isa, threads.
 json::object bench_head_json(int num_threads);
-// The same and the model, its load time and the limits of the machine.
+// The same and the model, whether its weights were repacked, its load time and the limits of the machine.
 json::object bench_head_json(const std::string& model, const engine::LoadedModel& loaded, const bench::Limits& limits);
 void print_bench_head(const std::string& model, const engine::LoadedModel& loaded, const bench::Limits& limits);
 
 // A rate of a loaded model beside the limits.
 struct ModelRates {
   double weights_per_second = 0;      // bytes: every matrix once a step; 0: not told by steps
-  double operations_per_second = 0;   // two a parameter and token
+  double operations_per_second = 0;   // two a weight that is multiplied, and token
   double bandwidth_percent = 0;       // 0: the bandwidth is not known
   double peak_percent = 0;
 };
-// `batch`: sequences that get a token each in one step; 0 for prompts, which have no such steps.
-ModelRates compute_rates(const engine::LoadedModel& loaded, const bench::Limits& limits, double tokens_per_second,
-                         int64_t batch);
+// Tokens/s of prompts, which need no logits but of their last token, and of generated tokens. `batch`: sequences that
+// get a token each in one step; 0 where that is not known.
+ModelRates compute_rates(const engine::LoadedModel& loaded, const bench::Limits& limits, double prompt_rate,
+                         double decode_rate, int64_t batch);
 std::string format_percent(double percent);   // "92 %", "-" for 0
 std::string format_operations(double per_second);  // "515 GFLOP/s"
 

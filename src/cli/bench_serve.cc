@@ -29,7 +29,6 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "kernels/cpu.h"
-#include "kernels/kernels.h"
 
 namespace sluice::cli {
 namespace {
@@ -294,11 +293,10 @@ void run(Flags& flags) {
           }));
 
   const bool uses_ids = !server.prompts.id_pool.empty();
-  json::object report = bench_head_json(1);
+  json::object report{{"client", bench_head_json(1)}};  // of the server only what it says is known
   if (!flags.output.json) {
-    std::printf("sluice  %s, %s\n", build_commit().c_str(), build_type().c_str());
-    std::printf("cpu     %s, %s kernels, 1 thread sends\n", kernels::get_cpu().model_name.c_str(),
-                kernels::get_kernels().isa);
+    std::printf("client  sluice %s, %s; %s, 1 thread sends\n", build_commit().c_str(), build_type().c_str(),
+                kernels::get_cpu().model_name.c_str());
     std::printf("server  %s%s, model %s\n", server.target.url().c_str(), server.path.c_str(), server.model.c_str());
     std::printf("load    %zu requests, %s; prompts are %s, seed %llu\n\n", requests.size(),
                 describe_load(flags, load).c_str(),

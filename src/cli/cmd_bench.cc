@@ -14,6 +14,7 @@
 #include "cli/bench_report.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "engine/kv_memory.h"
 
 namespace sluice::cli {
 namespace {
@@ -69,16 +70,13 @@ void run(Flags& flags) {
     longest = std::max(longest, test.num_prompt + test.num_generated);
     widest = std::max(widest, test.batch);
   }
-  if (longest > loaded.model->max_positions()) {
-    fail(Code::kInvalidArgument, "the tests need {} positions, {} has {}; lower -p, -n or -d", longest, flags.model,
-         loaded.model->max_positions());
-  }
-  const bench::Limits limits = bench::measure_limits(*loaded.pool);
+  require_positions(loaded, flags.engine, longest, "the longest test", "-p, -n or -d");
+  const bench::Limits limits = bench::measure_limits(*loaded.pool, engine::available_memory_bytes());
   engine::EngineOptions options = flags.engine.resolve(loaded);
   options.enable_prefix_caching = false;
   options.max_num_seqs = std::max(options.max_num_seqs, widest);
   options.max_queue = std::max(options.max_queue, widest);
-  options.max_model_len = longest;
+  if (options.max_model_len == 0) options.max_model_len = longest;
   engine::Engine engine(*loaded.model, *loaded.pool, options);
   if (!flags.output.json) {
     print_bench_head(flags.model, loaded, limits);
@@ -97,7 +95,7 @@ void run(Flags& flags) {
     const double rate = bench::mean_of(runs), deviation = bench::sample_deviation_of(runs);
     const bool is_decode = test.num_generated > 1;
     // Generating one token for each sequence reads the weights once; a prompt has no such steps.
-    const ModelRates rates = compute_rates(loaded, limits, rate, is_decode ? test.batch : 0);
+    const ModelRates rates = compute_rates(loaded, limits, is_decode ? 0 : rate, is_decode ? rate : 0, is_decode ? test.batch : 0);
     rows.push_back(json::object{
         {"test", test.name}, {"batch", test.batch}, {"prompt_tokens", test.num_prompt},
         {"generated_tokens", test.num_generated}, {"tokens_per_second", rate}, {"deviation", deviation},
@@ -123,8 +121,7 @@ void run(Flags& flags) {
 void add_bench(CLI::App& parent) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = parent.add_subcommand("bench", "Measure prompt and generation speed, or load a server");
-  command->add_option("model,-m,--model", flags->model,
-                      "GGUF file or Hugging Face folder; default: the built-in model");
+  add_bench_model_option(*command, flags->model);
   command->add_option("-p,--n-prompt", flags->prompts, "prompt lengths to test, such as 128,512; 0: none")
       ->delimiter(',')->allow_extra_args(false)->check(CLI::NonNegativeNumber)->capture_default_str();
   command->add_option("-n,--n-gen", flags->generations, "numbers of tokens to generate; 0: none")

@@ -306,6 +306,7 @@ void Engine::Impl::report_finished(RequestState& request, const std::optional<Er
 // Completes the event from the sequence's state and hands it to the sink.
 void Engine::Impl::send(RequestState& request, Sequence& sequence, Event&& event, int64_t now_us) {
   event.sequence_index = sequence.index;
+  event.emitted_us = now_us;
   event.num_cached_tokens = request.num_cached_tokens;
   if (sequence.index == 0 && request.wants_prompt_logprobs() && !request.has_sent_prompt_logprobs &&
       request.num_prompt_logprobs_left() == 0) {

@@ -75,6 +75,7 @@ struct Event {
   bool stopped_by_end_token = false;      // it was one of the model's own end tokens
   int64_t num_cached_tokens = 0;          // prompt tokens found in the prefix cache
   bool is_last = false;                   // the last event of the whole request; nothing follows
+  int64_t emitted_us = 0;                 // when its step was done: one time for all events of a step, as in `timings`
   Timings timings;
   std::optional<Error> error;             // with kError
 };

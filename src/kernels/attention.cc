@@ -84,8 +84,10 @@ void attend_span(const Kernels& table, DType type, AttentionArgs args, int64_t s
 void merge_partial(const float* from, float* into, int64_t head_dim) {
   const int64_t at = attention_values_floats(head_dim);
   const float from_highest = from[at], highest = std::max(into[at], from_highest);
-  if (from_highest == -INFINITY) return;
-  if (into[at] == -INFINITY) {  // not even a zero may change its sign: the span might as well have come first
+  // A span without a visible key has a sum of 0; one whose scores are NaN has not, and must not be lost.
+  if (from_highest == -INFINITY && from[at + 1] == 0) return;
+  // Not even a zero may change its sign: the span might as well have come first.
+  if (into[at] == -INFINITY && into[at + 1] == 0) {
     std::copy(from, from + at + 2, into);
     return;
   }

@@ -9,7 +9,8 @@
 // activations rounded to bf16 in every fill, as processors with products of bf16 pairs and GGUF's own runtime do.
 //
 // Batch invariance: what an entry writes for one row depends on that row and the weights only, never on how many rows
-// come with it nor on how the work was split. So a request's text does not change with its neighbours in the batch.
+// come with it nor on how the work was split. So a request's text does not change with its neighbours in the batch, as
+// long as the caller stays with one entry (few_rows_matmul is another).
 #pragma once
 
 #include <stddef.h>

@@ -51,6 +51,20 @@ TEST(Select, Avx2OverwritesWhatIsHot) {
   }
 }
 
+TEST(Select, Avx512PacksEveryWeightType) {
+  if (!get_cpu().avx512_vnni) GTEST_SKIP() << "no AVX-512 here";
+  Kernels avx2 = make_kernels("avx2"), avx512 = make_kernels("avx512");
+  for (DType type : kWeightTypes) {
+    EXPECT_NE(avx512.packed_matmul[static_cast<int>(type)].multiply, nullptr) << name(type);
+    EXPECT_EQ(avx2.packed_matmul[static_cast<int>(type)].multiply, nullptr) << name(type);
+  }
+  for (DType type : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0}) {
+    int i = static_cast<int>(type);
+    EXPECT_NE(avx2.attention[i], avx512.attention[i]) << name(type);
+  }
+  EXPECT_NE(avx2.rms_norm, avx512.rms_norm);
+}
+
 TEST(Table, HasEveryEntry) {
   IsaList isas = available_isas();
   for (int i = 0; i < isas.count; ++i) {
@@ -69,7 +83,7 @@ TEST(Table, HasEveryEntry) {
     EXPECT_TRUE(table.rms_norm && table.layer_norm && table.rope_neox && table.rope_interleaved);
     EXPECT_TRUE(table.silu_multiply && table.gelu_multiply && table.gelu_tanh && table.gelu_erf);
     EXPECT_TRUE(table.add && table.scale && table.multiply_add && table.softcap);
-    EXPECT_TRUE(table.log_sum_exp && table.argmax);
+    EXPECT_TRUE(table.log_sum_exp && table.argmax && table.exp_weights && table.sum_at_least);
   }
 }
 

@@ -129,7 +129,8 @@ void Transformer::plan_attention() {
       const int64_t end = piece.run.first_position + piece.run.num_queries;
       piece.span_end = (end + kernels::kAttentionSpan - 1) / kernels::kAttentionSpan;
       const int64_t floats = piece.span_end * piece.run.num_queries * group * partial_floats;
-      const bool is_cut = pool_.num_threads() > 1 && piece.span_end > 1 && num_floats + floats <= kPartialFloatsMax &&
+      const bool is_cut = pool_.num_threads() > 1 && piece.span_end > 1 &&
+                          num_floats + floats * config_.num_kv_heads <= kPartialFloatsMax &&
                           piece.run.num_queries * end * group * config_.head_dim * 2 > fair_work;
       for (piece.kv_head = 0; piece.kv_head < config_.num_kv_heads; ++piece.kv_head) {
         if (!is_cut) {

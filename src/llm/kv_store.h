@@ -29,7 +29,7 @@ class KvStore {
 
   const KvLayout& layout() const { return layout_; }
   int64_t num_pages() const { return num_pages_; }
-  // [kPageSize, head_dim] in layout().type.
+  // Values: [kPageSize, head_dim] in layout().type. Keys: [head_dim, kPageSize], see kernels/attention.h.
   void* key_page(int layer, int32_t page, int kv_head) const;
   void* value_page(int layer, int32_t page, int kv_head) const;
   void copy_page(int32_t from, int32_t to);

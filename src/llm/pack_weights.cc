@@ -18,7 +18,8 @@ constexpr int64_t kPieceBytes = 1 << 20;  // packed by one worker at a time
 std::vector<Linear*> list_matrices(Weights& weights) {
   std::vector<Linear*> list;
   for (LayerWeights& layer : weights.layers) {
-    for (Linear* linear : {&layer.q, &layer.k, &layer.v, &layer.output, &layer.gate, &layer.up, &layer.down, &layer.router}) {
+    for (Linear* linear : {&layer.q, &layer.k, &layer.v, &layer.output, &layer.gate, &layer.up, &layer.down,
+                           &layer.router}) {
       list.push_back(linear);
     }
     for (ExpertWeights& expert : layer.experts) {

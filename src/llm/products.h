@@ -71,7 +71,7 @@ class Activations {
     return row_bytes_[static_cast<int>(format)];
   }
 
-  static constexpr int64_t kSpanAlignment = 256;  // the largest block of any format
+  static constexpr int64_t kSpanAlignment = 256;  // a multiple of the blocks of every format and type
 
  private:
   int64_t num_inputs_ = 0;

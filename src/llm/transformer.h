@@ -5,7 +5,7 @@
 // The engine thread owns a Transformer and is the only one to call forward(); the work of each
 // stage is spread over the pool, with one barrier a stage. Buffers grow to the largest batch seen
 // and stay. A token's numbers depend on its own sequence only: not on its neighbours in the batch,
-// nor on how its prompt was cut into batches.
+// nor on how its prompt was cut into batches (but see Kernels::few_rows_matmul).
 #pragma once
 
 #include <cstdint>

@@ -96,9 +96,10 @@ class Fake(http.server.BaseHTTPRequestHandler):
 class Modes(unittest.TestCase):
     def test_grid_names_the_machine_and_its_limits(self):
         found = bench_json("-p", 32, "-n", 8, "-r", 2, "-b", "1,2")
-        for key in ("commit", "build", "cpu", "isa", "threads", "model", "description", "limits"):
+        for key in ("commit", "build", "cpu", "isa", "threads", "model", "description", "limits", "repack"):
             self.assertIn(key, found)
         self.assertGreater(found["limits"]["int8_tops"], 0)
+        self.assertFalse(bench_json("-p", 4, "-n", 0, "-r", 1, "--no-repack")["repack"])
         prompt, decode = found["tests"][:2]
         self.assertEqual(prompt["test"], "pp32")
         self.assertIsNone(prompt["weights_gb_per_second"])
@@ -117,6 +118,21 @@ class Modes(unittest.TestCase):
         self.assertGreater(found["decode_tokens_per_second"], 0)
         self.assertIn("Avg latency:", bench("latency", "--batch-size", 1, "--output-len", 1, "--num-iters", 1).stdout)
         self.assertIn("2048", error_line("latency", "--input-len", 5000))
+
+    def test_max_model_len_holds_in_every_mode(self):
+        self.assertIn("--max-model-len allows 16", error_line("-p", 32, "-n", 0, "--max-model-len", 16))
+        self.assertIn("--max-model-len allows 16",
+                      error_line("latency", "--input-len", 32, "--output-len", 2, "--max-model-len", 16))
+        self.assertIn("16 positions", error_line("throughput", "--input-len", 32, "--max-model-len", 16))
+        found = bench_json("-p", 8, "-n", 2, "-r", 1, "--max-model-len", 64)
+        self.assertEqual([test["test"] for test in found["tests"]], ["pp8", "tg2"])
+
+    def test_decode_counts_no_token_of_the_prompts_steps(self):
+        # 8 prompts of 64 tokens in steps of 128: two sequences have their first token in each of four steps.
+        found = bench_json("latency", "--batch-size", 8, "--input-len", 64, "--output-len", 4, "--num-iters", 3,
+                           "--max-num-batched-tokens", 128)
+        self.assertGreater(found["decode_tokens_per_second"], 0)
+        self.assertLess(found["decode_bandwidth_percent"], 1000)
 
     def test_throughput(self):
         found = bench_json("throughput", MODEL, "--num-prompts", 12, "--input-len", 20, "--output-len", 5,
@@ -197,8 +213,10 @@ class Serve(unittest.TestCase):
         self.assertLessEqual(found["max_concurrent_requests"], 4)
         self.assertAlmostEqual(found["request_goodput"], found["request_throughput"])
         self.assertAlmostEqual(found["output_throughput"], 200 / found["duration"], places=6)
-        for key in LATENCIES + ["commit", "cpu", "isa", "model", "seed", "url"]:
+        for key in LATENCIES + ["client", "model", "seed", "url"]:
             self.assertIn(key, found)
+        self.assertNotIn("cpu", found)
+        self.assertEqual(found["client"]["threads"], 1)
         self.assertEqual(found["model"], "stories260K")
         self.assertLessEqual(found["median_ttft_ms"], found["median_e2el_ms"])
 
@@ -209,7 +227,7 @@ class Serve(unittest.TestCase):
         self.assertTrue(30 * 50 <= found["total_input_tokens"] <= 30 * 70, found["total_input_tokens"])
         text = bench("serve", "--url", self.url, *args, "--burstiness", 0.5, "--max-concurrency", 3,
                      "--percentiles", "90,99", "--goodput", "ttft:0.000001", env={"SLUICE_API_KEY": "secret"}).stdout
-        for line in ("Serving Benchmark Result", "Successful requests:                     30", "P90 ITL (ms):",
+        for line in ("Serving Benchmark Result", "client  sluice ", "Successful requests:                     30", "P90 ITL (ms):",
                      "Request goodput (req/s):                 0.00", "gamma arrivals of shape 0.5",
                      "Maximum request concurrency:             3"):
             self.assertIn(line, text)

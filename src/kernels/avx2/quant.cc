@@ -102,16 +102,19 @@ void store_q8_0(const float* x, void* row, int64_t n) {
   }
 }
 
+// Finite numbers stay finite, as in scalar/.
 void store_f16(const float* x, void* row, int64_t n) {
   auto* to = static_cast<uint8_t*>(row);
+  const __m256 most = _mm256_set1_ps(65504.0f), least = _mm256_set1_ps(-65504.0f);
+  auto convert = [&](__m256 v) {  // min and max give their second operand when one is NaN
+    return _mm256_cvtps_ph(_mm256_max_ps(least, _mm256_min_ps(most, v)), _MM_FROUND_TO_NEAREST_INT);
+  };
   int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i * 2), halves);
-  }
-  for (; i < n; ++i) {
-    uint16_t half = float_to_half(x[i]);
-    memcpy(to + i * 2, &half, 2);
+  for (; i + 8 <= n; i += 8) _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i * 2), convert(_mm256_loadu_ps(x + i)));
+  if (i < n) {
+    alignas(16) uint16_t tail[8];
+    _mm_store_si128(reinterpret_cast<__m128i*>(tail), convert(_mm256_maskload_ps(x + i, lane_mask(n - i))));
+    memcpy(to + i * 2, tail, static_cast<size_t>(n - i) * 2);
   }
 }
 

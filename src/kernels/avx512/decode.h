@@ -123,7 +123,8 @@ struct Decoder<BlockQ8_0> {
   static constexpr DType kType = DType::kQ8_0;
   static constexpr int kSub = 32;
   static inline void decode(const uint8_t* words, const uint8_t* halves, const Decoded& to) {
-    for (int i = 0; i < 8; ++i) to.put(i, _mm512_xor_si512(word(words, i), _mm512_set1_epi32(static_cast<int>(0x80808080u))));
+    for (int i = 0; i < 8; ++i)
+      to.put(i, _mm512_xor_si512(word(words, i), _mm512_set1_epi32(static_cast<int>(0x80808080u))));
     __m512 d = load_halves(halves);
     to.put_scale(0, d, _mm512_mul_ps(d, _mm512_set1_ps(-128)));
   }
@@ -149,7 +150,8 @@ inline void decode_scales_k4(const uint8_t* words, const uint8_t* halves, const 
   const __m512 d = load_halves(halves), dmin = _mm512_sub_ps(_mm512_setzero_ps(), load_halves(halves + 32));
   const __m512i w0 = word(words, 0), w1 = word(words, 1), w2 = word(words, 2);
   const __m512i scales[2] = {and_bits(w0, 0x3f3f3f3fu), and_or(_mm512_srli_epi32(w0, 2), 0x30303030u, low_nibbles(w2))};
-  const __m512i minima[2] = {and_bits(w1, 0x3f3f3f3fu), and_or(_mm512_srli_epi32(w1, 2), 0x30303030u, high_nibbles(w2))};
+  const __m512i minima[2] = {and_bits(w1, 0x3f3f3f3fu),
+                             and_or(_mm512_srli_epi32(w1, 2), 0x30303030u, high_nibbles(w2))};
   for (int i = 0; i < 2; ++i) {
     const __m512i s = scales[i], m = minima[i];
     to.put_scale(4 * i, _mm512_mul_ps(byte_to_float<0>(s), d), _mm512_mul_ps(byte_to_float<0>(m), dmin));
@@ -186,8 +188,10 @@ struct Decoder<BlockQ5_K> {
       for (int j = 0; j < 4; ++j) {
         __m512i w = word(words, 11 + j * 8 + g);
         // To bit 4; what shifts of words carry across bytes is masked away.
-        __m512i low_fifth = j < 2 ? _mm512_slli_epi32(high, j < 2 ? 4 - 2 * j : 0) : _mm512_srli_epi32(high, j < 2 ? 0 : 2 * j - 4);
-        __m512i high_fifth = j < 2 ? _mm512_slli_epi32(high, j < 2 ? 3 - 2 * j : 0) : _mm512_srli_epi32(high, j < 2 ? 0 : 2 * j - 3);
+        __m512i low_fifth =
+            j < 2 ? _mm512_slli_epi32(high, j < 2 ? 4 - 2 * j : 0) : _mm512_srli_epi32(high, j < 2 ? 0 : 2 * j - 4);
+        __m512i high_fifth =
+            j < 2 ? _mm512_slli_epi32(high, j < 2 ? 3 - 2 * j : 0) : _mm512_srli_epi32(high, j < 2 ? 0 : 2 * j - 3);
         to.put(16 * j + g, and_or(low_fifth, 0x10101010u, low_nibbles(w)));
         to.put(16 * j + 8 + g, and_or(high_fifth, 0x10101010u, high_nibbles(w)));
       }
@@ -205,7 +209,9 @@ inline void put_scale_pair(const Decoded& to, int sub, __m512 scale0, __m512 off
 // Four scales in the bytes of a word, x = d * (scale - kBias) * (q - kZero).
 template <int kBias, int kZero, bool kSigned>
 inline void put_byte_scales(const Decoded& to, int sub, __m512i words, __m512 d) {
-  auto convert = [&](__m512 value) { return _mm512_mul_ps(kBias == 0 ? value : _mm512_sub_ps(value, _mm512_set1_ps(kBias)), d); };
+  auto convert = [&](__m512 value) {
+    return _mm512_mul_ps(kBias == 0 ? value : _mm512_sub_ps(value, _mm512_set1_ps(kBias)), d);
+  };
   const __m512 s0 = convert(kSigned ? signed_byte_to_float<0>(words) : byte_to_float<0>(words));
   const __m512 s1 = convert(kSigned ? signed_byte_to_float<1>(words) : byte_to_float<1>(words));
   const __m512 s2 = convert(kSigned ? signed_byte_to_float<2>(words) : byte_to_float<2>(words));
@@ -294,7 +300,8 @@ struct Decoder<BlockIQ4_XS> {
   static inline void decode(const uint8_t* words, const uint8_t* halves, const Decoded& to) {
     const __m512 d = load_halves(halves);
     __m512i low = word(words, 0);
-    __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves + 32))), 4);
+    __m512i high =
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves + 32))), 4);
     for (int sub = 0; sub < 8; ++sub) {
       const __m512i scale = and_or(high, 0x30, and_bits(low, 15));
       const __m512 s = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(scale, _mm512_set1_epi32(32))), d);

@@ -1,5 +1,5 @@
-// The parts of the AVX-512 fill (F, BW, CD, DQ, VL and VNNI; *_bf16.cc also BF16). As in avx2/fills.h, nothing but these
-// functions leaves this folder.
+// The parts of the AVX-512 fill (F, BW, CD, DQ, VL and VNNI; *_bf16.cc also BF16). As in avx2/fills.h, nothing but
+// these functions leaves this folder.
 #pragma once
 
 #include "kernels/kernels.h"

@@ -47,7 +47,8 @@ struct F8 {
   static constexpr DType kType = DType::kF8E4M3;
   static constexpr int kPerWord = 4;
   static inline void expand(__m512i word, float* to) {
-    for (int i = 0; i < 4; ++i, word = _mm512_srli_epi32(word, 8)) _mm512_store_ps(to + i * 16, f8_to_floats(and_bits(word, 0xff)));
+    for (int i = 0; i < 4; ++i, word = _mm512_srli_epi32(word, 8))
+      _mm512_store_ps(to + i * 16, f8_to_floats(and_bits(word, 0xff)));
   }
 };
 

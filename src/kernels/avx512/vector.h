@@ -24,7 +24,9 @@ inline __m512i broadcast_4_bytes(const void* p) {
   return _mm512_set1_epi32(word);
 }
 
-inline __m512i and_bits(__m512i x, uint32_t mask) { return _mm512_and_si512(x, _mm512_set1_epi32(static_cast<int>(mask))); }
+inline __m512i and_bits(__m512i x, uint32_t mask) {
+  return _mm512_and_si512(x, _mm512_set1_epi32(static_cast<int>(mask)));
+}
 
 // (a & mask) | b in one instruction.
 inline __m512i and_or(__m512i a, uint32_t mask, __m512i b) {

@@ -58,8 +58,13 @@ void pair_bf16(const float* x, void* row, int64_t n) {
 
 void tile_bf16(const float* x, void* row, int64_t n) {
   auto* to = static_cast<uint16_t*>(row);
-  for (int64_t i = 0; i < (n + 31) / 32 * 32; ++i) to[i / 32 * 512 + i % 32] = i < n ? float_to_bf16(x[i]) : uint16_t{0};
+  for (int64_t i = 0; i < (n + 31) / 32 * 32; ++i) {
+    to[i / 32 * 512 + i % 32] = i < n ? float_to_bf16(x[i]) : uint16_t{0};
+  }
 }
+
+// Finite numbers stay finite: an infinite value in KV memory would make NaNs of rows that must not see it.
+uint16_t to_finite_f16(float x) { return float_to_f16(x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x); }
 
 template <uint16_t (*kConvert)(float)>
 void store_halves(const float* x, void* row, int64_t n) {
@@ -92,7 +97,7 @@ void fill_convert(Kernels& table) {
   table.quantize_activations[static_cast<int>(ActivationFormat::kBF16Tiles)] = tile_bf16;
   table.quantize_activations[static_cast<int>(ActivationFormat::kBF16)] = round_to_bf16;
   table.store_row[static_cast<int>(DType::kF32)] = copy_f32;
-  table.store_row[static_cast<int>(DType::kF16)] = store_halves<float_to_f16>;
+  table.store_row[static_cast<int>(DType::kF16)] = store_halves<to_finite_f16>;
   table.store_row[static_cast<int>(DType::kBF16)] = store_halves<float_to_bf16>;
   table.store_row[static_cast<int>(DType::kQ8_0)] = store_q8_0;
 }
