@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -120,14 +121,44 @@ TEST(BoundedQueue, RefusesWhenFullAndDrainsWhenClosed) {
   EXPECT_EQ(queue.pop(), std::nullopt);
 }
 
+// Released pages leave memory and come back with what the file has; parts of other memory are left alone.
+TEST(MappedFile, ReleasesWholePages) {
+  const std::string path = testing::TempDir() + "mapped_file_release";
+  const std::string content(1 << 20, 'x');
+  std::ofstream(path, std::ios::binary) << content;
+  MappedFile file(path);
+  auto count_resident_kb = [&] {  // of this mapping
+    std::ifstream maps("/proc/self/smaps");
+    std::string line;
+    bool is_ours = false;
+    while (std::getline(maps, line)) {
+      if (line.find(path) != std::string::npos) is_ours = true;
+      if (is_ours && line.starts_with("Rss:")) return std::stoi(line.substr(4));
+    }
+    return -1;
+  };
+  uint64_t sum = 0;
+  for (uint8_t byte : file.bytes()) sum += byte;
+  EXPECT_EQ(count_resident_kb(), 1024);
+  file.release(file.bytes().subspan(100, content.size() - 200));  // the first and the last page are not whole
+  EXPECT_EQ(count_resident_kb(), 8);
+  uint64_t again = 0;
+  for (uint8_t byte : file.bytes()) again += byte;
+  EXPECT_EQ(again, sum);
+  std::vector<uint8_t> other(1 << 16, 7);
+  file.release(other);
+  EXPECT_EQ(other[5000], 7);
+  std::remove(path.c_str());
+}
+
 TEST(Json, WritesWhatItReads) {
   const char* text = R"({"a":[1,-2,0.5,1e300,true,null,"\u0001\"é😀"],"b":{}})";
   EXPECT_EQ(json::serialize(json::parse(text)), R"({"a":[1,-2,0.5,1e+300,true,null,"\u0001\"é😀"],"b":{}})");
 }
 
 TEST(Json, RefusesHostileInput) {
-  for (const char* text : {"", "{", "[1,]", "{\"a\":NaN}", "[1] 2", "\"\xff\"", "\"\\ud800\"", "01", "[Infinity]", "[1e999]",
-                           "{\"a\":[0e999]}"}) {
+  for (const char* text : {"", "{", "[1,]", "{\"a\":NaN}", "[1] 2", "\"\xff\"", "\"\\ud800\"", "01", "[Infinity]",
+                           "[1e999]", "{\"a\":[0e999]}"}) {
     EXPECT_THROW(json::parse(text), Error) << text;
   }
   EXPECT_THROW(json::parse(std::string(100000, '[')), Error);

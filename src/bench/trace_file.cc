@@ -90,7 +90,8 @@ std::optional<double> find_time(std::string_view text) {
       !(*second >= 0 && *second < 61)) {
     return std::nullopt;
   }
-  return static_cast<double>(((days_from_date(*year, *month, *day) * 24 + *hour) * 60 + *minute) * 60 - *zone) + *second;
+  const int64_t minutes = (days_from_date(*year, *month, *day) * 24 + *hour) * 60 + *minute;
+  return static_cast<double>(minutes * 60 - *zone) + *second;
 }
 
 struct Columns {

@@ -95,7 +95,8 @@ void run(Flags& flags) {
     const double rate = bench::mean_of(runs), deviation = bench::sample_deviation_of(runs);
     const bool is_decode = test.num_generated > 1;
     // Generating one token for each sequence reads the weights once; a prompt has no such steps.
-    const ModelRates rates = compute_rates(loaded, limits, is_decode ? 0 : rate, is_decode ? rate : 0, is_decode ? test.batch : 0);
+    const ModelRates rates = is_decode ? compute_rates(loaded, limits, 0, rate, test.batch)
+                                       : compute_rates(loaded, limits, rate, 0, 0);
     rows.push_back(json::object{
         {"test", test.name}, {"batch", test.batch}, {"prompt_tokens", test.num_prompt},
         {"generated_tokens", test.num_generated}, {"tokens_per_second", rate}, {"deviation", deviation},

@@ -123,6 +123,32 @@ TEST(Engine, GeneratesAndTellsWhen) {
   EXPECT_TRUE(rig.engine->healthy());
 }
 
+TEST(Engine, EventsOfAStepHaveOneTime) {
+  Rig rig({.max_num_batched_tokens = 41});
+  Collected first, second;
+  rig.model.shut_gate();
+  ASSERT_EQ(rig.engine->submit(make_request("a", std::vector<int32_t>(40, 9), first, 5)), SubmitResult::kAccepted);
+  rig.model.wait_until_in_step();
+  // Its prompt is computed in the step that makes the first one's second token.
+  ASSERT_EQ(rig.engine->submit(make_request("b", std::vector<int32_t>(40, 8), second, 5)), SubmitResult::kAccepted);
+  rig.model.open_gate();
+  const int64_t all_prompts_us = second.wait().front().timings.first_token_us;
+  EXPECT_EQ(second.wait().front().emitted_us, all_prompts_us);
+  EXPECT_EQ(second.wait().back().emitted_us, second.wait().back().timings.finished_us);
+  size_t num_after = 0;
+  for (Collected* collected : {&first, &second}) {
+    int64_t before_us = 0;
+    for (const Event& event : collected->wait()) {
+      EXPECT_GE(event.emitted_us, before_us);
+      before_us = event.emitted_us;
+      num_after += event.emitted_us > all_prompts_us ? event.tokens.size() : 0;
+    }
+  }
+  ASSERT_EQ(first.tokens().size(), 5u);
+  ASSERT_EQ(second.tokens().size(), 5u);
+  EXPECT_EQ(num_after, 3u + 4u);
+}
+
 TEST(Engine, SamplesTheSameTextWhateverElseRuns) {
   std::vector<int32_t> alone;
   for (auto [others, num_threads] : {std::pair(0, 1), std::pair(30, 1), std::pair(31, 4)}) {

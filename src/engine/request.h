@@ -18,8 +18,8 @@ namespace sluice::engine {
 inline constexpr int kNoLogprobs = -1;   // none wanted
 inline constexpr int kAllLogprobs = -2;  // the whole vocabulary
 
-// Order of application (as vLLM): allowed ids, min_tokens, bad words, logit bias, penalties, [logprobs are taken from the
-// untouched logits], temperature, min_p, top_k, top_p, typical_p, draw. temperature 0 is exact argmax.
+// Order of application (as vLLM): allowed ids, min_tokens, bad words, logit bias, penalties, [logprobs are taken from
+// the untouched logits], temperature, min_p, top_k, top_p, typical_p, draw. temperature 0 is exact argmax.
 struct SamplingParams {
   double temperature = 1.0;
   int64_t top_k = 0;            // 0 or -1: off

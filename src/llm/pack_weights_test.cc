@@ -51,5 +51,15 @@ TEST(PackWeights, ChangesWhereWeightsLieAndNotWhatTheyMean) {
   }
 }
 
+// What had to be transposed first is given back once it is packed. (That packed models of every family are right is
+// reference_test.cc's matter: it loads them as users do.)
+TEST(PackWeights, KeepsNoTransposedCopies) {
+  if (!has_packed_products()) GTEST_SKIP() << "no packed products on " << kernels::get_kernels().isa;
+  const std::string path = std::string(SLUICE_REPOSITORY) + "/tests/data/llm/gpt2";
+  TestModel packed(path), plain(path, 2, false);
+  EXPECT_TRUE(packed.transformer().weights().owned_matrices.empty());
+  EXPECT_FALSE(plain.transformer().weights().owned_matrices.empty());
+}
+
 }  // namespace
 }  // namespace sluice::llm
