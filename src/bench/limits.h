@@ -1,7 +1,7 @@
 // What this machine can do at most with the threads of a pool: bytes read per second from memory, operations per second
 // in registers. Measured, not looked up, because clocks, neighbours and virtual machines decide; a report gives its
-// figures as shares of these. Takes about a third of a second for each of the two kinds and, while it runs, up to three
-// gigabytes of memory, a quarter of `available_bytes` at most. Call it while nothing else uses the pool.
+// figures as shares of these. Takes up to half a second for memory and a third for arithmetic and, while it runs,
+// up to three gigabytes of memory, a quarter of `available_bytes` at most. Call it while nothing else uses the pool.
 #pragma once
 
 #include <cstdint>
