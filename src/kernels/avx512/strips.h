@@ -25,7 +25,7 @@ namespace {
 
 constexpr int64_t kRowTile = 132;            // activation rows multiplied by a panel before the next one is decoded
 constexpr int64_t kTileBytes = 512 << 10;     // of them, which should stay in the second-level cache
-constexpr int64_t kPrefetchBytes = 8192;  // ahead in a strip, which is one stretch of memory
+constexpr int64_t kPrefetchBytes = 8192;  // at least so far ahead in a strip, which is one stretch of memory
 
 // Fetches weights that come later while some are multiplied, a little at a time: memory then works all the while, and
 // no burst of requests holds up the loads behind it. The processor's own prefetcher follows too, but stops at every
@@ -50,10 +50,13 @@ void multiply_strip(const MatmulArgs& args, int64_t row_begin, int64_t num_rows,
                     typename Product::Panel& panel, float* sums) {
   const uint8_t* strip = find_strip(args, Product::kType, output);
   const int64_t strip_bytes = packed_strip_bytes(Product::kType, args.num_inputs);
+  // A whole panel ahead, or the beginning of the next one would not be there when it is decoded.
+  const int64_t panel_bytes = strip_bytes * Product::kStretch / args.num_inputs;
+  const int64_t prefetch_bytes = panel_bytes > kPrefetchBytes ? panel_bytes : kPrefetchBytes;
   for (int64_t begin = 0; begin < args.num_inputs; begin += Product::kStretch) {
     const int64_t left = args.num_inputs - begin, count = left < Product::kStretch ? left : Product::kStretch;
     Product::decode(args, output, begin, count, panel);
-    Ahead ahead = {strip + strip_bytes * begin / args.num_inputs + kPrefetchBytes, strip_bytes * 32 / args.num_inputs};
+    Ahead ahead = {strip + strip_bytes * begin / args.num_inputs + prefetch_bytes, strip_bytes * 32 / args.num_inputs};
     const uint8_t* x = static_cast<const uint8_t*>(args.activations) + row_begin * args.activation_row_bytes +
                        Product::activation_offset(begin);
     int64_t row = 0;
