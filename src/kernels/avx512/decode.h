@@ -54,19 +54,30 @@ inline __m512i look_up_iq4(__m512i nibbles) {
 template <typename Block>
 struct Decoder;
 
+// 16 bytes of each row whose low nibbles are elements 0-15 and whose high nibbles are elements 16-31.
+inline void put_nibbles(const uint8_t* words, const Decoded& to) {
+  for (int i = 0; i < 4; ++i) {
+    const __m512i w = word(words, i);
+    to.put(i, low_nibbles(w));
+    to.put(i + 4, high_nibbles(w));
+  }
+}
+
+// The scale of a block x = d * (q - kZero).
+template <int kZero>
+inline void put_symmetric_scale(const uint8_t* halves, const Decoded& to) {
+  const __m512 d = load_halves(halves);
+  to.put_scale(0, d, _mm512_mul_ps(d, _mm512_set1_ps(-kZero)));
+}
+
 // `words` and `halves` are those of one block.
 template <>
 struct Decoder<BlockQ4_0> {
   static constexpr DType kType = DType::kQ4_0;
   static constexpr int kSub = 32;
   static inline void decode(const uint8_t* words, const uint8_t* halves, const Decoded& to) {
-    for (int i = 0; i < 4; ++i) {
-      __m512i w = word(words, i);
-      to.put(i, low_nibbles(w));
-      to.put(i + 4, high_nibbles(w));
-    }
-    __m512 d = load_halves(halves);
-    to.put_scale(0, d, _mm512_mul_ps(d, _mm512_set1_ps(-8)));
+    put_nibbles(words, to);
+    put_symmetric_scale<8>(halves, to);
   }
 };
 
@@ -75,11 +86,7 @@ struct Decoder<BlockQ4_1> {
   static constexpr DType kType = DType::kQ4_1;
   static constexpr int kSub = 32;
   static inline void decode(const uint8_t* words, const uint8_t* halves, const Decoded& to) {
-    for (int i = 0; i < 4; ++i) {
-      __m512i w = word(words, i);
-      to.put(i, low_nibbles(w));
-      to.put(i + 4, high_nibbles(w));
-    }
+    put_nibbles(words, to);
     to.put_scale(0, load_halves(halves), load_halves(halves + 32));
   }
 };
@@ -103,8 +110,7 @@ struct Decoder<BlockQ5_0> {
   static constexpr int kSub = 32;
   static inline void decode(const uint8_t* words, const uint8_t* halves, const Decoded& to) {
     decode_fives(words, to);
-    __m512 d = load_halves(halves);
-    to.put_scale(0, d, _mm512_mul_ps(d, _mm512_set1_ps(-16)));
+    put_symmetric_scale<16>(halves, to);
   }
 };
 
@@ -125,8 +131,7 @@ struct Decoder<BlockQ8_0> {
   static inline void decode(const uint8_t* words, const uint8_t* halves, const Decoded& to) {
     for (int i = 0; i < 8; ++i)
       to.put(i, _mm512_xor_si512(word(words, i), _mm512_set1_epi32(static_cast<int>(0x80808080u))));
-    __m512 d = load_halves(halves);
-    to.put_scale(0, d, _mm512_mul_ps(d, _mm512_set1_ps(-128)));
+    put_symmetric_scale<128>(halves, to);
   }
 };
 
@@ -140,8 +145,7 @@ struct Decoder<BlockIQ4_NL> {
       to.put(i, look_up_iq4(low_nibbles(w)));
       to.put(i + 4, look_up_iq4(high_nibbles(w)));
     }
-    __m512 d = load_halves(halves);
-    to.put_scale(0, d, _mm512_mul_ps(d, _mm512_set1_ps(-128)));
+    put_symmetric_scale<128>(halves, to);
   }
 };
 
