@@ -24,23 +24,34 @@ struct Pairs {
 
   static int64_t activation_offset(int64_t begin) { return begin * 2; }
 
-  template <int kRows>
-  static void multiply(const Panel& panel, int64_t count, const uint8_t* activations, int64_t activation_row_bytes,
+  template <int kRows, int kStrips>
+  static void multiply(const Panel* panels, int64_t count, const uint8_t* activations, int64_t activation_row_bytes,
                        float* output, bool first, Ahead ahead) {
-    __m512 sums[kRows];
+    __m512 sums[kRows][kStrips];
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) sums[r] = first ? _mm512_setzero_ps() : _mm512_load_ps(output + r * kStripRows);
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int s = 0; s < kStrips; ++s) {
+        sums[r][s] = first ? _mm512_setzero_ps() : _mm512_load_ps(output + (r * kStrips + s) * kStripRows);
+      }
+    }
     for (int64_t i = 0; i < count / 2; ++i) {
-      if (i % 16 == 0) ahead.fetch();
-      const auto w = reinterpret_cast<__m512bh>(load_512(panel.words + i * 64));
+      if (i % 16 == 0) ahead.fetch<kStrips>();
+      __m512bh w[kStrips];
+#pragma GCC unroll 2
+      for (int s = 0; s < kStrips; ++s) w[s] = reinterpret_cast<__m512bh>(load_512(panels[s].words + i * 64));
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        const __m512i x = broadcast_4_bytes(activations + r * activation_row_bytes + i * 4);
-        sums[r] = _mm512_dpbf16_ps(sums[r], w, reinterpret_cast<__m512bh>(x));
+        const auto x = reinterpret_cast<__m512bh>(broadcast_4_bytes(activations + r * activation_row_bytes + i * 4));
+#pragma GCC unroll 2
+        for (int s = 0; s < kStrips; ++s) sums[r][s] = _mm512_dpbf16_ps(sums[r][s], w[s], x);
       }
     }
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) _mm512_store_ps(output + r * kStripRows, sums[r]);
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int s = 0; s < kStrips; ++s) _mm512_store_ps(output + (r * kStrips + s) * kStripRows, sums[r][s]);
+    }
   }
 };
 

@@ -71,23 +71,34 @@ struct Float {
 
   static int64_t activation_offset(int64_t begin) { return begin * 4; }
 
-  template <int kRows>
-  static void multiply(const Panel& panel, int64_t count, const uint8_t* activations, int64_t activation_row_bytes,
+  template <int kRows, int kStrips>
+  static void multiply(const Panel* panels, int64_t count, const uint8_t* activations, int64_t activation_row_bytes,
                        float* output, bool first, Ahead ahead) {
-    __m512 sums[kRows];
+    __m512 sums[kRows][kStrips];
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) sums[r] = first ? _mm512_setzero_ps() : _mm512_load_ps(output + r * kStripRows);
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int s = 0; s < kStrips; ++s) {
+        sums[r][s] = first ? _mm512_setzero_ps() : _mm512_load_ps(output + (r * kStrips + s) * kStripRows);
+      }
+    }
     for (int64_t k = 0; k < count; ++k) {
-      if (k % 32 == 0) ahead.fetch();
-      const __m512 w = _mm512_load_ps(panel.weights + k * 16);
+      if (k % 32 == 0) ahead.fetch<kStrips>();
+      __m512 w[kStrips];
+#pragma GCC unroll 2
+      for (int s = 0; s < kStrips; ++s) w[s] = _mm512_load_ps(panels[s].weights + k * 16);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        const float* x = reinterpret_cast<const float*>(activations + r * activation_row_bytes);
-        sums[r] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[k]), sums[r]);
+        const __m512 x = _mm512_set1_ps(reinterpret_cast<const float*>(activations + r * activation_row_bytes)[k]);
+#pragma GCC unroll 2
+        for (int s = 0; s < kStrips; ++s) sums[r][s] = _mm512_fmadd_ps(w[s], x, sums[r][s]);
       }
     }
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) _mm512_store_ps(output + r * kStripRows, sums[r]);
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int s = 0; s < kStrips; ++s) _mm512_store_ps(output + (r * kStrips + s) * kStripRows, sums[r][s]);
+    }
   }
 };
 

@@ -20,8 +20,8 @@ struct Quantised {
   static constexpr PackedLayout kLayout = get_packed_layout(kType);
   static constexpr int kElements = kLayout.block_elements, kSub = Decoder<Block>::kSub;
   static constexpr int64_t kWordBytes = kLayout.num_words * 64, kHalfBytes = kLayout.num_halves * 32;
-  static constexpr int kStretch = 512;                 // a panel of 8 KB
-  static constexpr int kMaxRows = kSub == 32 ? 12 : 8;  // sums and dot products fill the 32 registers
+  static constexpr int kStretch = 256;                 // a panel of 4 KB
+  static constexpr int kMaxRows = kSub == 32 ? 6 : 4;  // sums and dot products fill the 32 registers
 
   struct Panel {
     alignas(64) uint8_t q[kStretch / 4 * 64];
@@ -47,56 +47,73 @@ struct Quantised {
 
   static int64_t activation_offset(int64_t begin) { return begin / 32 * static_cast<int64_t>(sizeof(BlockQ8_32)); }
 
-  template <int kRows>
-  static void multiply(const Panel& panel, int64_t count, const uint8_t* activations, int64_t activation_row_bytes,
+  template <int kRows, int kStrips>
+  static void multiply(const Panel* panels, int64_t count, const uint8_t* activations, int64_t activation_row_bytes,
                        float* output, bool first, Ahead ahead) {
-    __m512 sums[kRows];
+    constexpr int kSubs = 32 / kSub;
+    __m512 sums[kRows][kStrips];
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) sums[r] = first ? _mm512_setzero_ps() : _mm512_load_ps(output + r * kStripRows);
-    const uint8_t* q = panel.q;
-    const float* scales = panel.scales;
-    const float* offsets = panel.offsets;
-    const uint8_t* end = panel.q + count * 16;
-    for (; q != end; q += 512, activations += sizeof(BlockQ8_32), scales += 32 / kSub * 16, offsets += 32 / kSub * 16) {
-      ahead.fetch();
-      auto block = [&](int r) { return reinterpret_cast<const BlockQ8_32*>(activations + r * activation_row_bytes); };
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int s = 0; s < kStrips; ++s) {
+        sums[r][s] = first ? _mm512_setzero_ps() : _mm512_load_ps(output + (r * kStrips + s) * kStripRows);
+      }
+    }
+    for (int64_t block = 0; block < count / 32; ++block, activations += sizeof(BlockQ8_32)) {
+      ahead.fetch<kStrips>();
+      auto x = [&](int r) { return reinterpret_cast<const BlockQ8_32*>(activations + r * activation_row_bytes); };
       // Group by group over all rows: each row's chain of dot products then has the others' between its links.
-      __m512i dots[kRows][32 / kSub];
+      __m512i dots[kRows][kStrips][kSubs];
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        for (int sub = 0; sub < 32 / kSub; ++sub) dots[r][sub] = _mm512_setzero_si512();
+#pragma GCC unroll 2
+        for (int s = 0; s < kStrips; ++s) {
+#pragma GCC unroll 2
+          for (int sub = 0; sub < kSubs; ++sub) dots[r][s][sub] = _mm512_setzero_si512();
+        }
       }
 #pragma GCC unroll 8
-      for (int g = 0; g < kSub / 4; ++g) {
+      for (int g = 0; g < 8; ++g) {
+        __m512i w[kStrips];
 #pragma GCC unroll 2
-        for (int sub = 0; sub < 32 / kSub; ++sub) {
-          const int group = sub * (kSub / 4) + g;
-          const __m512i w = _mm512_load_si512(q + group * 64);
+        for (int s = 0; s < kStrips; ++s) w[s] = _mm512_load_si512(panels[s].q + (block * 8 + g) * 64);
 #pragma GCC unroll 16
-          for (int r = 0; r < kRows; ++r) {
-            dots[r][sub] = _mm512_dpbusd_epi32(dots[r][sub], w, broadcast_4_bytes(block(r)->qs + 4 * group));
+        for (int r = 0; r < kRows; ++r) {
+          const __m512i values = broadcast_4_bytes(x(r)->qs + 4 * g);
+#pragma GCC unroll 2
+          for (int s = 0; s < kStrips; ++s) {
+            __m512i& dot = dots[r][s][g / (kSub / 4)];
+            dot = _mm512_dpbusd_epi32(dot, w[s], values);
           }
         }
       }
-      const __m512 scale = _mm512_load_ps(scales), offset = _mm512_load_ps(offsets);
+#pragma GCC unroll 2
+      for (int s = 0; s < kStrips; ++s) {
+        const float* scales = panels[s].scales + block * kSubs * 16;
+        const float* offsets = panels[s].offsets + block * kSubs * 16;
+        const __m512 scale = _mm512_load_ps(scales), offset = _mm512_load_ps(offsets);
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        const __m512 x_scale = _mm512_set1_ps(block(r)->scale), x_sum = _mm512_set1_ps(block(r)->sum);
-        __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[r][0]), scale);
-        if constexpr (kSub == 16) {
-          product = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r][1]), _mm512_load_ps(scales + 16), product);
-        }
-        sums[r] = _mm512_fmadd_ps(product, x_scale, sums[r]);
-        if constexpr (kSub == 16) {
-          sums[r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(block(r)->low_sum), sums[r]);
-          sums[r] = _mm512_fmadd_ps(_mm512_load_ps(offsets + 16), x_sum, sums[r]);
-        } else {
-          sums[r] = _mm512_fmadd_ps(offset, x_sum, sums[r]);
+        for (int r = 0; r < kRows; ++r) {
+          __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[r][s][0]), scale);
+          if constexpr (kSubs == 2) {
+            product = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r][s][1]), _mm512_load_ps(scales + 16), product);
+          }
+          __m512& sum = sums[r][s];
+          sum = _mm512_fmadd_ps(product, _mm512_set1_ps(x(r)->scale), sum);
+          if constexpr (kSubs == 2) {
+            sum = _mm512_fmadd_ps(offset, _mm512_set1_ps(x(r)->low_sum), sum);
+            sum = _mm512_fmadd_ps(_mm512_load_ps(offsets + 16), _mm512_set1_ps(x(r)->sum), sum);
+          } else {
+            sum = _mm512_fmadd_ps(offset, _mm512_set1_ps(x(r)->sum), sum);
+          }
         }
       }
     }
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) _mm512_store_ps(output + r * kStripRows, sums[r]);
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int s = 0; s < kStrips; ++s) _mm512_store_ps(output + (r * kStrips + s) * kStripRows, sums[r][s]);
+    }
   }
 };
 

@@ -38,5 +38,11 @@ inline __mmask16 first_lanes(int64_t count) {
   return count >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << count) - 1);
 }
 
+// Lanes [begin, end) of 16. The bounds may lie outside.
+inline __mmask16 lanes_between(int64_t begin, int64_t end) {
+  const unsigned from = begin > 0 ? first_lanes(begin) : 0, to = end > 0 ? first_lanes(end) : 0;
+  return static_cast<__mmask16>(to & ~from);
+}
+
 }  // namespace
 }  // namespace sluice::kernels::avx512
