@@ -9,7 +9,10 @@ import argparse
 import struct
 import sys
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError:
+    np = None  # --help and wrong usage need none
 
 F32, Q4_K, Q6_K = 0, 12, 14
 BLOCK = 256
@@ -37,10 +40,20 @@ def skip_value(data, kind, at):
 
 def read_tokenizer(path):
     """The metadata pairs of the tokenizer, as they lie in the file, and the size of the vocabulary."""
-    with open(path, "rb") as file:
-        data = file.read(64 << 20)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(64 << 20)
+    except OSError as error:
+        sys.exit(f"make_q4k.py: --vocab {path}: {error.strerror}")
     if data[:4] != b"GGUF":
-        sys.exit(f"{path}: not a GGUF file")
+        sys.exit(f"make_q4k.py: --vocab {path}: not a GGUF file")
+    try:
+        return parse_tokenizer(data, path)
+    except (struct.error, KeyError, UnicodeDecodeError):
+        sys.exit(f"make_q4k.py: --vocab {path}: its metadata are damaged, or longer than 64 MiB")
+
+
+def parse_tokenizer(data, path):
     (count,) = struct.unpack_from("<Q", data, 16)
     at, pairs, vocabulary = 24, [], 0
     for _ in range(count):
@@ -55,7 +68,7 @@ def read_tokenizer(path):
         if key.startswith("tokenizer."):
             pairs.append(data[begin:at])
     if not vocabulary:
-        sys.exit(f"{path}: no tokenizer.ggml.tokens in its metadata")
+        sys.exit(f"make_q4k.py: --vocab {path}: no tokenizer.ggml.tokens in its metadata")
     return pairs, vocabulary
 
 
@@ -119,6 +132,13 @@ def main():
     parser.add_argument("--layers", type=int, default=22)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    if np is None:
+        sys.exit("make_q4k.py: needs numpy, which this Python does not have: install python3-numpy and run it with "
+                 "/usr/bin/python3")
+    if args.layers < 1:
+        sys.exit(f"make_q4k.py: --layers {args.layers}: a model has at least 1")
+    if args.seed < 0:
+        sys.exit(f"make_q4k.py: --seed {args.seed}: it is at least 0")
     tokenizer, vocabulary = read_tokenizer(args.vocab)
     metadata = [pair("general.architecture", STRING, "llama"),
                 pair("general.name", STRING, "tinyllama-1.1b random q4_k"),
@@ -138,7 +158,14 @@ def main():
         size = 4 * rows * columns if kind == F32 else rows * columns // BLOCK * BLOCK_BYTES[kind]
         offset += -(-size // ALIGNMENT) * ALIGNMENT
     rng = np.random.default_rng(args.seed)
-    with open(args.out, "wb") as file:
+    try:
+        write_model(args.out, tensors, metadata, infos, rng)
+    except OSError as error:
+        sys.exit(f"make_q4k.py: --out {args.out}: {error.strerror}")
+
+
+def write_model(path, tensors, metadata, infos, rng):
+    with open(path, "wb") as file:
         file.write(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata)) + b"".join(metadata) + b"".join(infos))
         file.write(b"\0" * (-file.tell() % ALIGNMENT))
         for _, rows, columns, kind in tensors:

@@ -17,6 +17,7 @@ MAY_INCLUDE = {
     "jinja": {"base", "jinja"},
     "text": {"base", "text", "jinja"},
     "llm": {"base", "kernels", "formats", "llm"},
+    "graph": {"base", "kernels", "formats", "graph"},
     "engine": {"base", "kernels", "formats", "text", "llm", "engine"},
     "serve": {"base", "text", "engine", "serve"},
     "api": {"base", "serve", "api"},
@@ -34,10 +35,12 @@ DOORS = {
     r"boost/(asio|beast)": ["src/api/http", "src/bench/http_load.cc"],
     r"openssl/": ["src/api/"],
     r"spdlog/": ["src/base/log.cc"],
-    r"pcre2": ["src/text/"],
+    r"pcre2": ["src/text/", "src/graph/regex.cc"],
+    r"(jpeglib\.h|png\.h|webp/)": ["src/graph/image.cc"],
     r"utf8proc": ["src/text/"],
     r"prometheus/": ["src/serve/metrics"],
     r"CLI/": ["src/cli/"],
+    r"(google/protobuf|onnx\.pb\.h)": ["src/graph/import_onnx", "src/graph/onnx_values."],
 }
 ISA_FOLDERS = {"avx2", "avx512", "amx"}
 ISA_MAY = re.compile(r"(immintrin\.h|stdint\.h|stddef\.h|math\.h|string\.h|kernels/.*\.h|base/dtype\.h)$")

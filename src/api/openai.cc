@@ -229,6 +229,8 @@ json::object model_json(const serve::Repository::Entry& entry) {
   object["parent"] = nullptr;
   object["max_model_len"] = info.max_model_len;
   object["permission"] = json::array();
+  // As llama.cpp's server tells them; a benchmark wants to know.
+  if (info.weight_bytes > 0) object["meta"] = {{"n_params", info.num_parameters}, {"size", info.weight_bytes}};
   return object;
 }
 

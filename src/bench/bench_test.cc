@@ -6,14 +6,11 @@
 #include <set>
 
 #include "base/error.h"
-#include "bench/http_load.h"
-#include "bench/limits.h"
 #include "bench/prompts.h"
-#include "bench/serve_report.h"
+#include "bench/request_record.h"
 #include "bench/sse_reader.h"
 #include "bench/statistics.h"
 #include "bench/workload.h"
-#include "kernels/peak.h"
 
 namespace sluice::bench {
 namespace {
@@ -231,6 +228,38 @@ TEST(StreamReader, CompletionsWithUsage) {
   EXPECT_DOUBLE_EQ(record.tpot(), 0.5);
 }
 
+TEST(StreamReader, CachedTokensAreKnownOnlyIfTold) {
+  const std::string before = R"({"choices":[{"text":"a"}],"usage":{"prompt_tokens":9,"completion_tokens":3)";
+  EXPECT_EQ(read_stream({before + "}}"}).cached_tokens, std::nullopt);
+  EXPECT_EQ(read_stream({before + R"(,"prompt_tokens_details":null}})"}).cached_tokens, std::nullopt);
+  EXPECT_EQ(read_stream({before + R"(,"prompt_tokens_details":{}}})"}).cached_tokens, std::nullopt);
+  EXPECT_EQ(read_stream({before + R"(,"prompt_tokens_details":{"cached_tokens":0}}})"}).cached_tokens, 0);
+}
+
+TEST(StreamReader, ShortAnswers) {
+  const std::string usage = R"({"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2}})";
+  struct Case {
+    std::vector<std::string> events;
+    int64_t wanted;
+    bool is_short;
+  };
+  const Case cases[] = {
+      {{R"({"choices":[{"text":"a","finish_reason":"stop"}]})", usage}, 3, true},
+      {{R"({"choices":[{"text":"a","finish_reason":"stop"}]})", usage}, 2, false},  // the end came just then
+      {{R"({"choices":[{"text":"a","finish_reason":"length"}]})", usage}, 2, false},
+      {{R"({"choices":[{"text":"a","finish_reason":"length"}]})", usage}, 3, true},  // no room for more
+      // Without usage: a piece may have several tokens.
+      {{R"({"choices":[{"text":"a","finish_reason":"length"}]})"}, 3, false},
+      {{R"({"choices":[{"text":"a","finish_reason":"stop"}]})"}, 3, true},
+      {{R"({"choices":[{"text":"a"}]})"}, 3, false},
+  };
+  for (const Case& c : cases) {
+    RequestRecord record = read_stream(c.events);
+    record.wanted_tokens = c.wanted;
+    EXPECT_EQ(record.is_short(), c.is_short) << c.events.front() << c.events.size();
+  }
+}
+
 TEST(StreamReader, ChatCountsPiecesWithOutputOnly) {
   RequestRecord record = read_stream(
       {R"({"choices":[{"delta":{"role":"assistant","content":""}}]})", R"({"choices":[{"delta":{"content":"a"}}]})",
@@ -252,140 +281,6 @@ TEST(StreamReader, WhatGoesWrong) {
   EXPECT_EQ(describe_error_reply(502, "bad\tgateway"), "HTTP 502: bad gateway");
   EXPECT_EQ(describe_error_reply(500, ""), "HTTP 500");
   EXPECT_LT(describe_error_reply(500, std::string(100'000, 'x')).size(), 400u);
-}
-
-RequestRecord make_record(double start, std::vector<double> pieces, int64_t prompt, int64_t output) {
-  RequestRecord record;
-  record.start_seconds = start;
-  record.piece_seconds = std::move(pieces);
-  record.prompt_tokens = prompt;
-  record.output_tokens = output;
-  record.has_usage = true;
-  return record;
-}
-
-std::vector<RequestRecord> some_records() {
-  std::vector<RequestRecord> records = {make_record(0, {0.1, 0.2, 0.3}, 10, 3), make_record(0.25, {0.2, 0.6}, 20, 5),
-                                        make_record(1, {0.5}, 30, 1)};
-  for (const char* error : {"HTTP 400: 120 tokens are too many", "HTTP 429: busy", "HTTP 400: 7 tokens are too many"}) {
-    records.emplace_back().error = error;
-  }
-  return records;
-}
-
-TEST(ServeReport, Figures) {
-  const std::vector<double> percents = {50, 99};
-  ServeMetrics metrics = compute_metrics(some_records(), 2, parse_goodput({"ttft:150", "e2el:500"}), percents);
-  EXPECT_EQ(metrics.num_completed, 3);
-  EXPECT_EQ(metrics.num_failed, 3);
-  EXPECT_EQ(metrics.input_tokens, 60);
-  EXPECT_EQ(metrics.output_tokens, 9);
-  EXPECT_DOUBLE_EQ(metrics.requests_per_second, 1.5);
-  EXPECT_DOUBLE_EQ(metrics.goodput_per_second, 0.5);
-  EXPECT_DOUBLE_EQ(metrics.output_per_second, 4.5);
-  EXPECT_DOUBLE_EQ(metrics.tokens_per_second, 34.5);
-  EXPECT_DOUBLE_EQ(metrics.peak_output_per_second, 8);
-  EXPECT_EQ(metrics.peak_concurrency, 2);
-  EXPECT_NEAR(metrics.ttft_ms.mean, (100 + 200 + 500) / 3.0, 1e-9);
-  EXPECT_NEAR(metrics.ttft_ms.median, 200, 1e-9);
-  EXPECT_NEAR(metrics.tpot_ms.mean, 100, 1e-9);  // of the two with more than one token
-  EXPECT_NEAR(metrics.itl_ms.median, 100, 1e-9);
-  EXPECT_NEAR(metrics.e2el_ms.percentiles[1], 598, 1e-9);
-  ASSERT_EQ(metrics.failures.size(), 2u);
-  EXPECT_EQ(metrics.failures[0].message, "HTTP 400: 120 tokens are too many");
-  EXPECT_EQ(metrics.failures[0].count, 2);
-}
-
-TEST(ServeReport, TextAndJson) {
-  std::vector<RequestRecord> records = some_records();
-  records[0].has_usage = false;
-  records[2].late_seconds = 1.5;
-  const std::vector<double> percents = {99, 99.9};
-  ServeMetrics metrics = compute_metrics(records, 2, {}, percents);
-  std::string text = format_metrics(metrics, {.request_rate = 4, .max_concurrency = 16}, false, percents);
-  for (const char* line :
-       {"============ Serving Benchmark Result ============\n", "Successful requests:                     3         \n",
-        "Maximum request concurrency:             16        \n",
-        "Request throughput (req/s):              1.50      \n", "---------------Time to First Token----------------\n",
-        "Mean TTFT (ms):                          266.67    \n",
-        "P99.9 E2EL (ms):                         599.80    \n", "Note: 1 answers came without a usage count",
-        "Note: 1 requests were sent later than planned, 1.50 s at most", "Failed, 2 times: HTTP 400: 120 tokens",
-        "Failed, 1 times: HTTP 429: busy\n"}) {
-    EXPECT_THAT(text, HasSubstr(line));
-  }
-  EXPECT_EQ(text.find("goodput"), std::string::npos);
-  EXPECT_THAT(format_metrics(metrics, {}, true, percents), HasSubstr("Request goodput (req/s):"));
-  json::object object = metrics_json(metrics, false, percents);
-  EXPECT_EQ(object.at("completed").as_int64(), 3);
-  EXPECT_EQ(object.at("failed").as_int64(), 3);
-  EXPECT_TRUE(object.at("request_goodput").is_null());
-  EXPECT_NEAR(object.at("p99.9_e2el_ms").as_double(), 599.8, 1e-9);
-  EXPECT_TRUE(object.contains("std_itl_ms"));
-  EXPECT_EQ(object.at("errors").as_array().size(), 2u);
-}
-
-TEST(ServeReport, NothingSucceeded) {
-  std::vector<RequestRecord> records(2);
-  for (RequestRecord& record : records) record.error = "connect: Connection refused";
-  ServeMetrics metrics = compute_metrics(records, 0, {}, {99});
-  EXPECT_EQ(metrics.num_completed, 0);
-  EXPECT_EQ(metrics.output_per_second, 0);
-  EXPECT_THAT(format_metrics(metrics, {}, false, {99}), HasSubstr("Failed, 2 times: connect: Connection refused"));
-}
-
-TEST(ServeReport, BadGoodput) {
-  for (const char* part : {"", "ttft", "ttft:", "ttft:x", "ttft:-1", "itl:5", "ttft:1e999", "ttft:5ms"}) {
-    EXPECT_THAT(message_of([&] { parse_goodput({part}); }), HasSubstr("--goodput")) << part;
-  }
-}
-
-TEST(HttpLoad, Urls) {
-  HttpTarget target = parse_url("http://127.0.0.1:8000/v1/");
-  EXPECT_EQ(target.host, "127.0.0.1");
-  EXPECT_EQ(target.port, "8000");
-  EXPECT_EQ(target.base_path, "");
-  EXPECT_EQ(parse_url("localhost:81/a").url(), "http://localhost:81/a");
-  EXPECT_EQ(parse_url("http://host").port, "80");
-  EXPECT_EQ(parse_url("http://[::1]:9/x/").url(), "http://[::1]:9/x");
-  for (const char* url :
-       {"", "http://", "http://:80", "http://h:p", "http://h:123456", "h/a b", "ftp://h", "http://h:80\r\nX: y"}) {
-    EXPECT_THAT(message_of([&] { parse_url(url); }), HasSubstr("is no URL")) << url;
-  }
-  EXPECT_THAT(message_of([] { parse_url("https://h"); }), HasSubstr("only http://"));
-}
-
-TEST(HttpLoad, NobodyListens) {
-  HttpTarget target = parse_url("http://127.0.0.1:1");
-  EXPECT_THAT(message_of([&] { fetch(target, "GET", "/v1/models", "", 5); }),
-              HasSubstr("cannot reach http://127.0.0.1:1: connect: Connection refused"));
-  LoadOptions options{.path = "/v1/completions", .due_seconds = {0, 0, 0}, .max_concurrency = 2};
-  size_t num_failed = 0;
-  options.make_body = [](size_t) { return std::string("{}"); };
-  options.on_progress = [&](size_t, size_t failed) { num_failed = failed; };
-  LoadResult result = run_load(target, options);
-  ASSERT_EQ(result.records.size(), 3u);
-  for (const RequestRecord& record : result.records) EXPECT_THAT(record.error, HasSubstr("Connection refused"));
-  EXPECT_EQ(num_failed, 3u);
-}
-
-TEST(Limits, LoopsRunAndFiguresArePositive) {
-  for (kernels::PeakLoop loop : {kernels::get_peak_int8(), kernels::get_peak_bf16(), kernels::get_peak_f32()}) {
-    EXPECT_GT(loop.operations_per_round, 0) << loop.name;
-    loop.run(100);
-  }
-  alignas(64) uint8_t bytes[512] = {};
-  const uint64_t before = kernels::read_stream(bytes, sizeof bytes);
-  bytes[333] = 7;
-  EXPECT_NE(kernels::read_stream(bytes, sizeof bytes), before);
-  ThreadPool pool(2);
-  Limits limits = measure_limits(pool, int64_t{4} << 30);
-  EXPECT_GT(limits.int8_per_second, 0);
-  EXPECT_GT(limits.f32_per_second, 0);
-  EXPECT_GT(limits.bf16_per_second, 0);
-  EXPECT_EQ(limits.peak_for(0.6), limits.int8_per_second);
-  EXPECT_EQ(limits.peak_for(2), limits.bf16_per_second);
-  EXPECT_EQ(limits.peak_for(4), limits.f32_per_second);
-  EXPECT_GE(limits.read_bytes_per_second, 0);
 }
 
 }  // namespace

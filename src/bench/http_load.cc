@@ -12,6 +12,7 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <set>
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/co_spawn.hpp>
@@ -47,6 +48,7 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kReadBytes = 16 << 10;
 constexpr size_t kErrorBodyBytesMax = 64 << 10;
 constexpr size_t kAnswerBytesMax = 16 << 20;
+constexpr std::chrono::milliseconds kStopPeriod{50};
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -108,15 +110,24 @@ class Client {
     message.prepare_payload();
     const Clock::time_point deadline = Clock::now() + to_duration(timeout_seconds);
     for (;;) {
+      if (is_cut_off_) co_return Failure{"cut off", false};
       std::unique_ptr<Connection> connection = take_connection();
+      active_.insert(connection.get());
       std::optional<Failure> failure =
           co_await attempt(*connection, message, deadline, timeout_seconds, on_sent, on_body);
+      active_.erase(connection.get());
       if (!failure) {
         if (connection->stream.socket().is_open()) idle_.push_back(std::move(connection));
         co_return std::nullopt;
       }
       if (!failure->may_retry) co_return failure;
     }
+  }
+
+  // Every exchange that runs ends with a failure, and so does every later one.
+  void cut_off() {
+    is_cut_off_ = true;
+    for (Connection* connection : active_) connection->stream.close();
   }
 
  private:
@@ -175,17 +186,25 @@ class Client {
   const HttpTarget& target_;
   std::vector<tcp::endpoint> endpoints_;
   std::vector<std::unique_ptr<Connection>> idle_;  // the one used last is taken first
+  std::set<Connection*> active_;                   // of the exchanges that run, each of which owns its own
+  bool is_cut_off_ = false;
 };
 
 class Load {
  public:
-  Load(const HttpTarget& target, const LoadOptions& options) : options_(options), client_(io_, target), wake_(io_) {
+  Load(const HttpTarget& target, const LoadOptions& options)
+      : options_(options), client_(io_, target), due_(io_), wake_(io_), watch_(io_) {
     result_.records.resize(options.due_seconds.size());
+    for (RequestRecord& record : result_.records) record.is_unfinished = true;
   }
 
   LoadResult run() {
     start_ = Clock::now();
-    asio::co_spawn(io_, send_all(), [this](std::exception_ptr error) { keep(error); });
+    asio::co_spawn(io_, send_all(), [this](std::exception_ptr error) {
+      keep(error);
+      end_watch_if_done(--num_tasks_);
+    });
+    if (options_.should_stop) asio::co_spawn(io_, watch_for_stop(), asio::detached);
     io_.run();
     if (error_) std::rethrow_exception(error_);
     return std::move(result_);
@@ -195,24 +214,45 @@ class Load {
   // Sends each request when it is due and a place is free.
   awaitable<void> send_all() {
     error_code ignored;
-    asio::steady_timer timer(io_);
-    for (size_t index = 0; index < options_.due_seconds.size() && !error_; ++index) {
+    for (size_t index = 0; index < options_.due_seconds.size(); ++index) {
       const double due = options_.due_seconds[index];
-      if (due > seconds_since(start_)) {
-        timer.expires_at(start_ + to_duration(due));
-        co_await timer.async_wait(asio::redirect_error(use_awaitable, ignored));
+      if (due > seconds_since(start_) && !is_stopped_) {
+        due_.expires_at(start_ + to_duration(due));
+        co_await due_.async_wait(asio::redirect_error(use_awaitable, ignored));
       }
-      while (options_.max_concurrency > 0 && num_running_ >= options_.max_concurrency) {
+      while (options_.max_concurrency > 0 && num_running_ >= options_.max_concurrency && !is_stopped_) {
         wake_.expires_at(Clock::time_point::max());
         co_await wake_.async_wait(asio::redirect_error(use_awaitable, ignored));
       }
+      if (is_stopped_ || error_) co_return;
       ++num_running_;
+      ++num_tasks_;
       asio::co_spawn(io_, send_one(index), [this](std::exception_ptr error) {
         keep(error);
         --num_running_;
         wake_.cancel();
+        end_watch_if_done(--num_tasks_);
       });
     }
+  }
+
+  awaitable<void> watch_for_stop() {
+    error_code ignored;
+    while (num_tasks_ > 0 && !is_stopped_) {
+      if (options_.should_stop()) {
+        is_stopped_ = true;
+        due_.cancel();
+        wake_.cancel();
+        client_.cut_off();
+        co_return;
+      }
+      watch_.expires_after(kStopPeriod);
+      co_await watch_.async_wait(asio::redirect_error(use_awaitable, ignored));
+    }
+  }
+
+  void end_watch_if_done(int64_t num_tasks) {
+    if (num_tasks == 0) watch_.cancel();
   }
 
   awaitable<void> send_one(size_t index) {
@@ -244,6 +284,12 @@ class Load {
     };
     std::optional<Failure> failure = co_await client_.exchange(http::verb::post, options_.path, std::move(body),
                                                                options_.timeout_seconds, on_sent, on_body);
+    if (failure && is_stopped_) {
+      record = {};
+      record.is_unfinished = true;
+      co_return;
+    }
+    record.is_unfinished = false;
     if (failure && record.ok()) record.error = failure->message;
     result_.duration_seconds = seconds_since(start_);
     ++num_done_;
@@ -258,10 +304,12 @@ class Load {
   const LoadOptions& options_;
   asio::io_context io_{1};
   Client client_;
-  asio::steady_timer wake_;
+  asio::steady_timer due_, wake_, watch_;  // for: the next request's time, a free place, the next look at should_stop
   Clock::time_point start_;
   LoadResult result_;
-  int64_t num_running_ = 0;
+  int64_t num_running_ = 0;  // requests
+  int64_t num_tasks_ = 1;    // those and the sender of them all
+  bool is_stopped_ = false;
   size_t num_done_ = 0, num_failed_ = 0;
   std::exception_ptr error_;
 };

@@ -4,7 +4,8 @@
 // One thread, the caller's, runs all connections as coroutines, so the load takes as little as possible of the machine
 // it may share with the server. Connections are kept open and used again; a request on a used one that the server has
 // closed meanwhile is sent once more on a new one. Everything is bounded: the time of a request, the size of an event
-// and of an error reply. What fails ends up in the record of its request; nothing of that throws.
+// and of an error reply. What fails ends up in the record of its request; nothing of that throws. It installs no signal
+// handlers: who wants to stop a load early says so through `should_stop`.
 #pragma once
 
 #include <cstdint>
@@ -44,9 +45,11 @@ struct LoadOptions {
   double timeout_seconds = 600;         // of one request
   std::function<std::string(size_t index)> make_body;  // called just before the request is sent
   std::function<void(size_t num_done, size_t num_failed)> on_progress;  // after each request; may be empty
+  // Asked every few hundredths of a second, may be empty. True cuts off what runs and sends nothing more.
+  std::function<bool()> should_stop;
 };
 struct LoadResult {
-  std::vector<RequestRecord> records;   // in the order of due_seconds
+  std::vector<RequestRecord> records;   // in the order of due_seconds; is_unfinished where the load was stopped before
   double duration_seconds = 0;          // from the start of the run until the last answer ends
 };
 LoadResult run_load(const HttpTarget& target, const LoadOptions& options);

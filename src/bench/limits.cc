@@ -14,11 +14,13 @@
 namespace sluice::bench {
 namespace {
 
-constexpr int64_t kPeakUs = 300'000;  // for the three kinds of arithmetic together
-constexpr int64_t kFillUs = 300'000;  // for filling the buffer: new pages of a virtual machine are slow to come
-constexpr int64_t kReadUs = 150'000;
+constexpr int64_t kPeakUs = 300'000;   // for the three kinds of arithmetic together
+constexpr int64_t kFillUs = 1'000'000;  // for filling the buffer: new pages of a virtual machine are slow to come
+constexpr int64_t kReadUs = 200'000;
+constexpr int kPassesMin = 4;
 constexpr int64_t kMegabyte = 1 << 20;
 constexpr int64_t kWindowBytes = 64 * kMegabyte;
+constexpr int64_t kChunkBytes = 2 * kMegabyte;  // that a thread takes at a time
 
 double seconds_since(int64_t begin_us) {
   return static_cast<double>(std::max<int64_t>(1, monotonic_us() - begin_us)) / 1e6;
@@ -29,53 +31,18 @@ Weights kind_of(double bytes_per_weight) {
   return bytes_per_weight <= 1.5 ? Weights::kInt8 : bytes_per_weight <= 3 ? Weights::kBf16 : Weights::kF32;
 }
 
-// Four times the last cache: of a buffer that is read in turn a cache may keep some part, and virtual machines have the
-// host's, which is large and not theirs alone. At most a quarter of what is available.
-int64_t buffer_bytes(int64_t available_bytes) {
-  int64_t wanted = std::clamp(4 * kernels::get_cpu().l3_bytes, 512 * kMegabyte, 3072 * kMegabyte);
+// Eight times the last caches: of a buffer that is read in turn a cache may keep its own size, and seems that faster.
+int64_t choose_buffer_bytes(int64_t available_bytes) {
+  const int64_t wanted = std::clamp(8 * kernels::get_cpu().l3_bytes, 256 * kMegabyte, 2048 * kMegabyte);
   return std::min(wanted, available_bytes / 4) / kWindowBytes * kWindowBytes;
 }
 
-// The median of windows of a few milliseconds, in the order of the buffer, once all of it has been read before: a
-// neighbour who takes a core for a moment spoils some windows, what a cache kept flatters some, neither the figure.
-double measure_read_bandwidth(ThreadPool& pool, int64_t available_bytes) {
-  const int64_t wanted = buffer_bytes(available_bytes);
-  if (wanted < 4 * kWindowBytes) return 0;
-  void* memory = mmap(nullptr, static_cast<size_t>(wanted), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return 0;
-  madvise(memory, static_cast<size_t>(wanted), MADV_HUGEPAGE);
-  auto* data = static_cast<char*>(memory);
-  // Untouched pages would all be the same page of zeros. Where the system is slow to give pages the buffer is smaller.
-  int64_t bytes = 0;
-  const int64_t fill_us = monotonic_us();
-  while (bytes < wanted && (bytes < 4 * kWindowBytes || monotonic_us() - fill_us < kFillUs)) {
-    pool.parallel_for(kWindowBytes / kMegabyte, 4, [&](int64_t begin, int64_t end, int) {
-      std::memset(data + bytes + begin * kMegabyte, 1, static_cast<size_t>((end - begin) * kMegabyte));
-    });
-    bytes += kWindowBytes;
-  }
-  std::atomic<uint64_t> sum{0};
-  std::vector<double> first, rates;  // of the first pass, of all others
-  const int64_t start_us = monotonic_us();
-  for (int64_t at = 0; monotonic_us() - start_us < kReadUs; at = (at + kWindowBytes) % bytes) {
-    int64_t begin_us = monotonic_us();
-    pool.parallel_for(kWindowBytes / kMegabyte, 4, [&](int64_t begin, int64_t end, int) {
-      sum.fetch_xor(kernels::read_stream(data + at + begin * kMegabyte, static_cast<size_t>((end - begin) * kMegabyte)),
-                    std::memory_order_relaxed);
-    });
-    std::vector<double>& pass = static_cast<int64_t>(first.size()) * kWindowBytes < bytes ? first : rates;
-    pass.push_back(static_cast<double>(kWindowBytes) / seconds_since(begin_us));
-  }
-  munmap(memory, static_cast<size_t>(wanted));
-  if (rates.size() < 3) rates = first;  // a slow memory, no time for more
-  std::nth_element(rates.begin(), rates.begin() + static_cast<int64_t>(rates.size() / 2), rates.end());
-  return rates[rates.size() / 2];
-}
-
-// All threads at once, for what they share; of each the best of many short passes, for the same reason.
+// All threads at once, for what they share; of each the best of many short passes, since a neighbour only ever makes it
+// slower. Threads beyond the cores have nothing to add: each one's best would be that of a core it had for itself.
 double measure_peak(ThreadPool& pool, const kernels::PeakLoop& loop) {
-  std::vector<double> best(static_cast<size_t>(pool.num_threads()));
+  std::vector<double> best(static_cast<size_t>(std::min(pool.num_threads(), num_available_cores())));
   pool.run([&](int worker) {
+    if (static_cast<size_t>(worker) >= best.size()) return;
     int64_t rounds = 64;
     double rate = 0;
     for (const int64_t start_us = monotonic_us(); monotonic_us() - start_us < kPeakUs / 3;) {
@@ -97,6 +64,52 @@ double measure_peak(ThreadPool& pool, const kernels::PeakLoop& loop) {
 
 }  // namespace
 
+MemoryProbe::MemoryProbe(ThreadPool& pool, int64_t available_bytes) : pool_(pool) {
+  const int64_t wanted = choose_buffer_bytes(available_bytes);
+  if (wanted < 4 * kWindowBytes) return;
+  void* memory = mmap(nullptr, static_cast<size_t>(wanted), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return;
+  madvise(memory, static_cast<size_t>(wanted), MADV_HUGEPAGE);
+  data_ = static_cast<char*>(memory);
+  mapped_bytes_ = wanted;
+  // Untouched pages would all be the same page of zeros. Where the system is slow to give pages the buffer is smaller.
+  const int64_t start_us = monotonic_us();
+  while (bytes_ < wanted && (bytes_ < 4 * kWindowBytes || monotonic_us() - start_us < kFillUs)) {
+    pool.parallel_for(kWindowBytes / kChunkBytes, 1, [&](int64_t begin, int64_t end, int) {
+      std::memset(data_ + bytes_ + begin * kChunkBytes, 1, static_cast<size_t>((end - begin) * kChunkBytes));
+    });
+    bytes_ += kWindowBytes;
+  }
+}
+
+MemoryProbe::~MemoryProbe() {
+  if (data_ != nullptr) munmap(data_, static_cast<size_t>(mapped_bytes_));
+}
+
+// The best pass and not the median: it is a limit that is wanted, and a neighbour only ever makes it less. Whole passes
+// and not parts of them, whose best would be the part that a cache has kept.
+double MemoryProbe::measure() {
+  if (data_ == nullptr) return 0;
+  std::atomic<uint64_t> sum{0};
+  double best = 0;
+  auto* best_read = kernels::read_stream;
+  const int64_t start_us = monotonic_us();
+  for (int pass = 0; pass < kPassesMin || monotonic_us() - start_us < kReadUs; ++pass) {
+    // Both ways in turn at first, then the one that was better.
+    auto* read = pass >= kPassesMin ? best_read : pass % 2 == 0 ? kernels::read_stream : kernels::read_four_streams;
+    const int64_t begin_us = monotonic_us();
+    pool_.parallel_for(bytes_ / kChunkBytes, 1, [&](int64_t begin, int64_t end, int) {
+      uint64_t own = 0;
+      for (; begin < end; ++begin) own ^= read(data_ + begin * kChunkBytes, static_cast<size_t>(kChunkBytes));
+      sum.fetch_xor(own, std::memory_order_relaxed);
+    });
+    const double rate = static_cast<double>(bytes_) / seconds_since(begin_us);
+    if (rate > best) best_read = read;
+    best = std::max(best, rate);
+  }
+  return best;
+}
+
 double Limits::peak_for(double bytes_per_weight) const {
   Weights kind = kind_of(bytes_per_weight);
   return kind == Weights::kInt8 ? int8_per_second : kind == Weights::kBf16 ? bf16_per_second : f32_per_second;
@@ -107,9 +120,9 @@ const char* Limits::peak_name_for(double bytes_per_weight) const {
   return kind == Weights::kInt8 ? int8_name : kind == Weights::kBf16 ? bf16_name : f32_name;
 }
 
-Limits measure_limits(ThreadPool& pool, int64_t available_bytes) {
+Limits measure_limits(ThreadPool& pool, MemoryProbe& memory) {
   Limits limits;
-  limits.read_bytes_per_second = measure_read_bandwidth(pool, available_bytes);
+  limits.read_bytes_per_second = memory.measure();
   kernels::PeakLoop int8 = kernels::get_peak_int8(), bf16 = kernels::get_peak_bf16(), f32 = kernels::get_peak_f32();
   limits.int8_per_second = measure_peak(pool, int8);
   limits.f32_per_second = measure_peak(pool, f32);

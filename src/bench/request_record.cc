@@ -67,7 +67,7 @@ bool has_output(const json::object& choice, bool is_first) {
 }  // namespace
 
 void StreamReader::read(std::string_view data, double seconds) {
-  if (!record_.ok() || data == "[DONE]") return;
+  if (!record_.error.empty() || data == "[DONE]") return;
   json::value parsed;
   try {
     parsed = json::parse(data);
@@ -91,19 +91,21 @@ void StreamReader::read(std::string_view data, double seconds) {
     if (choice.is_object() && has_output(choice.get_object(), record_.piece_seconds.empty())) {
       record_.piece_seconds.push_back(seconds);
     }
+    if (choice.is_object() && find_text(choice.get_object(), "finish_reason") == "stop") record_.has_stopped = true;
   }
   if (const json::object* usage = find_object(event, "usage")) {
     record_.has_usage = true;
     record_.prompt_tokens = find_count(*usage, "prompt_tokens");
     record_.output_tokens = find_count(*usage, "completion_tokens");
-    if (const json::object* details = find_object(*usage, "prompt_tokens_details")) {
+    const json::object* details = find_object(*usage, "prompt_tokens_details");
+    if (details != nullptr && json::find(*details, "cached_tokens") != nullptr) {
       record_.cached_tokens = find_count(*details, "cached_tokens");
     }
   }
 }
 
 void StreamReader::finish() {
-  if (!record_.ok()) return;
+  if (!record_.error.empty()) return;
   if (record_.piece_seconds.empty()) {
     record_.error = "the stream ended without a token";
   } else if (!record_.has_usage) {

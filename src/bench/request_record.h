@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,11 +17,16 @@ struct RequestRecord {
   std::vector<double> piece_seconds;   // when each piece with output came, after start_seconds
   int64_t prompt_tokens = 0;           // as the server counts, else as planned
   int64_t output_tokens = 0;           // as the server counts, else the pieces
-  int64_t cached_tokens = 0;           // of the prompt, where the server says
+  std::optional<int64_t> cached_tokens;  // of the prompt, where the server says
+  int64_t wanted_tokens = 0;           // that were asked for; 0: not known
   bool has_usage = false;
-  std::string error;                   // empty: it went well
+  bool has_stopped = false;            // by its finish_reason, at an end token and not at the length asked for
+  bool is_unfinished = false;          // the run was stopped before it was answered, or sent: it counts nowhere
+  std::string error;                   // empty: nothing went wrong
 
-  bool ok() const { return error.empty(); }
+  bool ok() const { return error.empty() && !is_unfinished; }
+  // Answered with fewer tokens than were asked for. Pieces are no count that could tell.
+  bool is_short() const { return ok() && (has_usage ? output_tokens < wanted_tokens : has_stopped); }
   double ttft() const { return piece_seconds.front(); }   // REQUIRES (these three): ok()
   double e2el() const { return piece_seconds.back(); }
   // Per token after the first; REQUIRES: output_tokens > 1.

@@ -31,7 +31,7 @@ std::string without_numbers(const std::string& message) {
 std::vector<FailureKind> count_failures(const std::vector<RequestRecord>& records) {
   std::map<std::string, FailureKind> kinds;
   for (const RequestRecord& record : records) {
-    if (record.ok()) continue;
+    if (record.error.empty()) continue;
     FailureKind& kind = kinds[without_numbers(record.error)];
     if (kind.count++ == 0) kind.message = record.error;
   }
@@ -55,7 +55,8 @@ int64_t find_peak_concurrency(const std::vector<RequestRecord>& records) {
   return peak;
 }
 
-// Of the seconds counted from the start. A piece stands for its share of the request's tokens.
+// Of the seconds counted from the start, the last one perhaps not whole. A piece stands for its share of the request's
+// tokens.
 double find_peak_output(const std::vector<RequestRecord>& records) {
   std::map<int64_t, double> seconds;
   for (const RequestRecord& record : records) {
@@ -121,6 +122,7 @@ Goodput parse_goodput(const std::vector<std::string>& parts) {
       fail(Code::kInvalidArgument, "--goodput: '{}' is not NAME:MILLISECONDS with ttft, tpot or e2el, such as ttft:200",
            part);
     }
+    if (*limit) fail(Code::kInvalidArgument, "--goodput: {} is given twice", name);
     *limit = value;
   }
   return goodput;
@@ -133,6 +135,10 @@ ServeMetrics compute_metrics(const std::vector<RequestRecord>& records, double d
   std::vector<double> ttft, tpot, itl, e2el;
   int64_t num_good = 0;
   for (const RequestRecord& record : records) {
+    if (record.is_unfinished) {
+      ++metrics.num_unfinished;
+      continue;
+    }
     metrics.num_late += record.late_seconds > kLateSeconds ? 1 : 0;
     metrics.late_seconds_max = std::max(metrics.late_seconds_max, record.late_seconds);
     if (!record.ok()) {
@@ -142,8 +148,9 @@ ServeMetrics compute_metrics(const std::vector<RequestRecord>& records, double d
     ++metrics.num_completed;
     metrics.input_tokens += record.prompt_tokens;
     metrics.output_tokens += record.output_tokens;
-    metrics.cached_tokens += record.cached_tokens;
+    if (record.cached_tokens) metrics.cached_tokens = metrics.cached_tokens.value_or(0) + *record.cached_tokens;
     metrics.num_without_usage += record.has_usage ? 0 : 1;
+    metrics.num_short += record.is_short() ? 1 : 0;
     num_good += is_good(record, goodput) ? 1 : 0;
     ttft.push_back(record.ttft() * 1e3);
     e2el.push_back(record.e2el() * 1e3);
@@ -158,7 +165,8 @@ ServeMetrics compute_metrics(const std::vector<RequestRecord>& records, double d
     metrics.output_per_second = static_cast<double>(metrics.output_tokens) / duration_seconds;
     metrics.tokens_per_second = static_cast<double>(metrics.input_tokens + metrics.output_tokens) / duration_seconds;
   }
-  metrics.peak_output_per_second = find_peak_output(records);
+  // A run shorter than a second has no whole one: what it made in it says less than what it made a second.
+  metrics.peak_output_per_second = std::max(find_peak_output(records), metrics.output_per_second);
   metrics.peak_concurrency = find_peak_concurrency(records);
   metrics.ttft_ms = summarize(std::move(ttft), percents);
   metrics.tpot_ms = summarize(std::move(tpot), percents);
@@ -170,14 +178,16 @@ ServeMetrics compute_metrics(const std::vector<RequestRecord>& records, double d
 
 std::string format_metrics(const ServeMetrics& metrics, const LoadDescription& load, bool with_goodput,
                            const std::vector<double>& percents) {
-  std::string text = rule(" Serving Benchmark Result ", '=');
+  std::string text =
+      rule(metrics.num_unfinished > 0 ? " Serving Benchmark Result, interrupted " : " Serving Benchmark Result ", '=');
   text += line("Successful requests:", metrics.num_completed);
   text += line("Failed requests:", metrics.num_failed);
   if (load.max_concurrency > 0) text += line("Maximum request concurrency:", load.max_concurrency);
   if (load.request_rate > 0) text += line("Request rate configured (RPS):", load.request_rate);
   text += line("Benchmark duration (s):", metrics.duration_seconds);
   text += line("Total input tokens:", metrics.input_tokens);
-  if (metrics.cached_tokens > 0) text += line("Input tokens from the prefix cache:", metrics.cached_tokens);
+  text += line("Input tokens from the prefix cache:",
+               metrics.cached_tokens ? fmt::format("{}", *metrics.cached_tokens) : std::string("unknown"));
   text += line("Total generated tokens:", metrics.output_tokens);
   text += line("Request throughput (req/s):", metrics.requests_per_second);
   if (with_goodput) text += line("Request goodput (req/s):", metrics.goodput_per_second);
@@ -194,6 +204,16 @@ std::string format_metrics(const ServeMetrics& metrics, const LoadDescription& l
     }
   }
   text += rule("", '=');
+  if (metrics.num_unfinished > 0) {
+    text += fmt::format("Interrupted: {} of {} requests were cut off or not sent; they count nowhere above.\n",
+                        metrics.num_unfinished, metrics.num_completed + metrics.num_failed + metrics.num_unfinished);
+  }
+  if (metrics.num_short > 0) {
+    text += fmt::format("Note: {} of {} answers ended before the tokens asked for; {}.\n", metrics.num_short,
+                        metrics.num_completed,
+                        load.ignores_eos ? "although --ignore-eos was sent along"
+                                         : "--ignore-eos asks the server to go on after end tokens");
+  }
   if (metrics.num_without_usage > 0) {
     text += fmt::format("Note: {} answers came without a usage count; their streamed pieces were counted as tokens.\n",
                         metrics.num_without_usage);
@@ -221,9 +241,11 @@ json::object metrics_json(const ServeMetrics& metrics, bool with_goodput, const 
       {"duration", metrics.duration_seconds},
       {"completed", metrics.num_completed},
       {"failed", metrics.num_failed},
+      {"interrupted", metrics.num_unfinished > 0},
+      {"unfinished", metrics.num_unfinished},
       {"total_input_tokens", metrics.input_tokens},
       {"total_output_tokens", metrics.output_tokens},
-      {"cached_input_tokens", metrics.cached_tokens},
+      {"cached_input_tokens", metrics.cached_tokens ? json::value(*metrics.cached_tokens) : json::value(nullptr)},
       {"request_throughput", metrics.requests_per_second},
       {"request_goodput", with_goodput ? json::value(metrics.goodput_per_second) : json::value(nullptr)},
       {"output_throughput", metrics.output_per_second},
@@ -232,7 +254,8 @@ json::object metrics_json(const ServeMetrics& metrics, bool with_goodput, const 
       {"max_concurrent_requests", metrics.peak_concurrency},
       {"late_requests", metrics.num_late},
       {"late_seconds_max", metrics.late_seconds_max},
-      {"answers_without_usage", metrics.num_without_usage}};
+      {"answers_without_usage", metrics.num_without_usage},
+      {"short_answers", metrics.num_short}};
   for (const Latency& latency : latencies(metrics)) {
     std::string name(latency.name);
     for (char& c : name) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;

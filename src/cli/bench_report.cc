@@ -1,9 +1,13 @@
 #include "cli/bench_report.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 
 #include "base/build_info.h"
@@ -18,13 +22,34 @@ namespace {
 
 using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
 
-File open_for_report(const std::string& path, const char* mode) {
-  File file(std::fopen(path.c_str(), mode), &std::fclose);
-  if (!file) {
-    fail(errno == ENOENT ? Code::kNotFound : Code::kPermissionDenied, "cannot write the report to {}: {}{}", path,
-         std::strerror(errno), errno == ENOENT ? "; make its folder first" : "");
-  }
+[[noreturn]] void fail_to_save(const std::string& path, int error) {
+  fail(error == ENOENT ? Code::kNotFound : Code::kPermissionDenied, "cannot write the report to {}: {}{}", path,
+       std::strerror(error), error == ENOENT ? "; make its folder first" : "");
+}
+
+File open_for_report(const std::string& path, const std::string& shown) {
+  File file(std::fopen(path.c_str(), "wb"), &std::fclose);
+  if (!file) fail_to_save(shown, errno);
   return file;
+}
+
+// A report goes to another name first and takes its own when it is whole: who stops the program in between, or fills
+// the disk, keeps what was there. Not so a terminal, a pipe and the like, which are written as they are.
+struct Destination {
+  std::string path;     // the file that links lead to
+  std::string written;  // what is written first; the same for what is no plain file
+};
+
+Destination find_destination(const std::string& save) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  fs::path path = save;
+  if (fs::path target = fs::canonical(path, error); !error) path = target;
+  const fs::file_status status = fs::status(path, error);
+  if (fs::is_directory(status)) fail(Code::kInvalidArgument, "cannot write the report to {}: it is a folder", save);
+  if (fs::exists(status) && access(path.c_str(), W_OK) != 0) fail_to_save(save, errno);
+  if (fs::exists(status) && !fs::is_regular_file(status)) return {path, path};
+  return {path, fmt::format("{}.{}.part", path.string(), getpid())};
 }
 
 // Matrices that products go through: all but a separate embedding, of which single rows are copied.
@@ -66,21 +91,48 @@ bool is_repacked(const llm::Model& model) {
   return transformer != nullptr && transformer->weights().packed != nullptr;
 }
 
+ModelRates make_rates(double bytes, double products, double bytes_per_weight, const bench::Limits& limits,
+                      double seconds) {
+  ModelRates rates;
+  if (seconds <= 0) return rates;
+  rates.weights_per_second = bytes / seconds;
+  rates.operations_per_second = 2 * products / seconds;
+  if (limits.read_bytes_per_second > 0) {
+    rates.bandwidth_percent = 100 * rates.weights_per_second / limits.read_bytes_per_second;
+  }
+  const double peak = limits.peak_for(bytes_per_weight);
+  if (peak > 0) rates.peak_percent = 100 * rates.operations_per_second / peak;
+  return rates;
+}
+
 }  // namespace
 
 void BenchOutput::check() const {
-  if (!save.empty()) open_for_report(save, "ab");
+  if (save.empty()) return;
+  const Destination destination = find_destination(save);
+  if (destination.written == destination.path) return;
+  open_for_report(destination.written, save);
+  std::remove(destination.written.c_str());
 }
 
 void BenchOutput::finish(const json::object& report) const {
   const std::string text = json::serialize(report) + "\n";
-  if (json) std::printf("%s", text.c_str());
-  if (save.empty()) return;
-  File file = open_for_report(save, "wb");
-  bool written = std::fwrite(text.data(), 1, text.size(), file.get()) == text.size();
-  if (std::fclose(file.release()) != 0 || !written) {
-    fail(Code::kUnavailable, "cannot write the report to {}: {}", save, std::strerror(errno));
+  if (json) {
+    std::printf("%s", text.c_str());
+    std::fflush(stdout);
   }
+  if (save.empty()) return;
+  const Destination destination = find_destination(save);
+  File file = open_for_report(destination.written, save);
+  bool is_whole = std::fwrite(text.data(), 1, text.size(), file.get()) == text.size();
+  is_whole = std::fclose(file.release()) == 0 && is_whole;
+  if (destination.written != destination.path) {
+    is_whole = is_whole && std::rename(destination.written.c_str(), destination.path.c_str()) == 0;
+    const int error = errno;
+    if (!is_whole) std::remove(destination.written.c_str());
+    errno = error;
+  }
+  if (!is_whole) fail(Code::kUnavailable, "cannot write the report to {}: {}", save, std::strerror(errno));
   if (!json) std::printf("report saved to %s\n", save.c_str());
 }
 
@@ -90,10 +142,6 @@ void add_bench_output_flags(CLI::App& command, BenchOutput& output) {
       ->type_name("FILE")
       ->check(is_not_empty)
       ->group("Report");
-}
-
-void add_bench_model_option(CLI::App& command, std::string& model) {
-  command.add_option("model,-m,--model", model, "GGUF file or Hugging Face folder; default: the built-in model");
 }
 
 int64_t find_max_positions(const engine::LoadedModel& loaded, const EngineFlags& flags) {
@@ -149,23 +197,41 @@ void print_bench_head(const std::string& model, const engine::LoadedModel& loade
   std::fflush(stdout);
 }
 
-ModelRates compute_rates(const engine::LoadedModel& loaded, const bench::Limits& limits, double prompt_rate,
-                         double decode_rate, int64_t batch) {
-  const auto weight_bytes = static_cast<double>(loaded.model->weight_bytes());
-  const auto parameters = static_cast<double>(loaded.model->num_parameters());
-  ModelRates rates;
-  if (batch > 0) {
-    rates.weights_per_second =
-        decode_rate / static_cast<double>(batch) * count_matrices(*loaded.model, batch, true).bytes;
+ModelRates compute_rates(const engine::LoadedModel& loaded, const bench::Limits& limits, const ModelWork& work) {
+  const llm::Model& model = *loaded.model;
+  const auto weight_bytes = static_cast<double>(model.weight_bytes());
+  const auto parameters = static_cast<double>(model.num_parameters());
+  double bytes = 0;
+  if (work.num_steps > 0) {
+    const double tokens_a_step = (work.prompt_tokens + work.generated_tokens) / work.num_steps;
+    const auto num_tokens = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(tokens_a_step - 0.01)));
+    bytes = work.num_steps * count_matrices(model, num_tokens, true).bytes;
   }
-  rates.operations_per_second = 2 * prompt_rate * count_matrices(*loaded.model, 1, false).weights +
-                                2 * decode_rate * count_matrices(*loaded.model, 1, true).weights;
-  if (limits.read_bytes_per_second > 0) {
-    rates.bandwidth_percent = 100 * rates.weights_per_second / limits.read_bytes_per_second;
-  }
-  double peak = limits.peak_for(parameters > 0 ? weight_bytes / parameters : 4);
-  if (peak > 0) rates.peak_percent = 100 * rates.operations_per_second / peak;
-  return rates;
+  const double products = work.prompt_tokens * count_matrices(model, 1, false).weights +
+                          work.generated_tokens * count_matrices(model, 1, true).weights;
+  return make_rates(bytes, products, parameters > 0 ? weight_bytes / parameters : 4, limits, work.seconds);
+}
+
+ModelRates compute_rates(double weight_bytes, double num_parameters, const bench::Limits& limits,
+                         const ModelWork& work) {
+  return make_rates(work.num_steps * weight_bytes, (work.prompt_tokens + work.generated_tokens) * num_parameters,
+                    weight_bytes / num_parameters, limits, work.seconds);
+}
+
+void add_rates(json::object& report, const std::string& prefix, const ModelRates& rates) {
+  auto known = [](double value) { return value > 0 ? json::value(value) : json::value(nullptr); };
+  report[prefix + "weights_gb_per_second"] = known(rates.weights_per_second / 1e9);
+  report[prefix + "bandwidth_percent"] = known(rates.bandwidth_percent);
+  report[prefix + "gflops"] = known(rates.operations_per_second / 1e9);
+  report[prefix + "peak_percent"] = known(rates.peak_percent);
+}
+
+std::string describe_rates(const ModelRates& rates) {
+  const std::string operations = fmt::format("{} ({} of peak)", format_operations(rates.operations_per_second),
+                                             format_percent(rates.peak_percent));
+  if (rates.weights_per_second <= 0) return operations;
+  return fmt::format("weights {:.1f} GB/s ({} of memory), {}", rates.weights_per_second / 1e9,
+                     format_percent(rates.bandwidth_percent), operations);
 }
 
 std::string format_percent(double percent) {
@@ -175,15 +241,6 @@ std::string format_percent(double percent) {
 std::string format_operations(double per_second) {
   if (per_second >= 1e13) return fmt::format("{:.1f} TFLOP/s", per_second / 1e12);
   return fmt::format("{:.{}f} GFLOP/s", per_second / 1e9, per_second < 1e11 ? 1 : 0);
-}
-
-void reject_grid_options(const CLI::App& mode) {
-  const CLI::App& bench = *mode.get_parent();
-  for (const CLI::Option* option : bench.get_options()) {
-    if (option->count() == 0 || option == bench.get_help_ptr()) continue;
-    throw UsageError{fmt::format("{} belongs to `sluice bench` without '{}' (see sluice bench {} --help)",
-                                 option->get_name(), mode.get_name(), mode.get_name())};
-  }
 }
 
 }  // namespace sluice::cli

@@ -5,6 +5,7 @@
 // tokenizer, and the server spends nothing on tokenising noise. The ids come from what the server's own /tokenize makes
 // of a text of words, so they are ordinary tokens of its vocabulary. Where there is no /tokenize, or for chat, prompts
 // are words, their number from the usage that the server counted for two short prompts.
+// Ctrl-C ends the load with a report of what was answered until then.
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,7 +13,6 @@
 #include <cstdio>
 #include <limits>
 #include <optional>
-#include <set>
 
 #include "base/build_info.h"
 #include "base/clock.h"
@@ -22,10 +22,12 @@
 #include "base/mmap.h"
 #include "base/random.h"
 #include "bench/http_load.h"
-#include "bench/prompts.h"
 #include "bench/serve_report.h"
 #include "bench/workload.h"
+#include "cli/bench_interrupt.h"
+#include "cli/bench_options.h"
 #include "cli/bench_report.h"
+#include "cli/bench_server.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "kernels/cpu.h"
@@ -33,8 +35,8 @@
 namespace sluice::cli {
 namespace {
 
-// Streams of the seed for what is sent before the load, so that no prefix cache knows the load's prompts.
-constexpr uint64_t kProbeStream = uint64_t{1} << 50, kWarmupStream = uint64_t{1} << 51;
+// A stream of the seed for what is sent before the load, so that no prefix cache knows the load's prompts.
+constexpr uint64_t kWarmupStream = uint64_t{1} << 51;
 
 struct Flags {
   std::string url = "http://127.0.0.1:8000", model, api_key, endpoint = "completions", prompt_form = "auto", trace;
@@ -49,63 +51,9 @@ struct Flags {
   BenchOutput output;
 };
 
-// What is known of the server.
-struct Server {
-  bench::HttpTarget target;
-  std::string path;  // of the endpoint
-  std::string model;
-  int64_t max_model_len = 0;  // 0: it does not say
-  bool is_chat = false;
-  bench::Prompts prompts;
-};
-
-json::value parse_answer(const bench::HttpAnswer& answer) {
-  try {
-    return json::parse(answer.body);
-  } catch (const Error&) {
-    return nullptr;
-  }
-}
-
-const json::value* find_in(const json::value& value, std::string_view key) {
-  return value.is_object() ? json::find(value.get_object(), key) : nullptr;
-}
-
-std::optional<int64_t> find_int(const json::value& value, std::string_view key) {
-  const json::value* found = find_in(value, key);
-  return found != nullptr && found->is_int64() ? std::optional(found->get_int64()) : std::nullopt;
-}
-
-void find_model(const Flags& flags, Server& server) {
-  bench::HttpAnswer answer = bench::fetch(server.target, "GET", "/v1/models", "", std::min(30.0, flags.timeout));
-  server.model = flags.model;
-  if (answer.status == 401 || answer.status == 403) {
-    fail(Code::kUnauthenticated, "{} wants a key: {}; give it with --api-key", server.target.url(),
-         bench::describe_error_reply(answer.status, answer.body));
-  }
-  json::value body = parse_answer(answer);
-  const json::value* data = answer.status == 200 ? find_in(body, "data") : nullptr;
-  if (data != nullptr && data->is_array()) {
-    for (const json::value& model : data->get_array()) {
-      const json::value* id = find_in(model, "id");
-      if (id == nullptr || !id->is_string()) continue;
-      std::string name(id->get_string());
-      if (!server.model.empty() && server.model != name) continue;
-      server.model = name;
-      server.max_model_len = find_int(model, "max_model_len").value_or(0);
-      break;
-    }
-  }
-  if (server.model.empty()) {
-    fail(Code::kNotFound, "{}/v1/models names no model ({}); is it an OpenAI-compatible server? If so, give --model",
-         server.target.url(),
-         answer.status == 200 ? "an empty list" : bench::describe_error_reply(answer.status, answer.body));
-  }
-}
-
-json::object make_body(const Flags& flags, const Server& server, const bench::PlannedRequest& request,
+json::object make_body(const Flags& flags, const BenchServer& server, const bench::PlannedRequest& request,
                        uint64_t stream) {
-  json::object body{{"model", server.model},
+  json::object body{{"model", server.model.id},
                     {"temperature", flags.temperature},
                     {"max_tokens", request.output_tokens},
                     {"stream", true},
@@ -122,82 +70,6 @@ json::object make_body(const Flags& flags, const Server& server, const bench::Pl
   return body;
 }
 
-// One request without a stream; what the server counted its prompt to have, and the status.
-struct Probe {
-  int status = 0;
-  std::optional<int64_t> prompt_tokens;
-  std::string error;
-};
-Probe send_probe(const Flags& flags, const Server& server, json::value prompt) {
-  json::object body{{"model", server.model}, {"temperature", 0}, {"max_tokens", 1}};
-  if (server.is_chat) {
-    body["messages"] = json::array{json::object{{"role", "user"}, {"content", std::move(prompt)}}};
-  } else {
-    body["prompt"] = std::move(prompt);
-  }
-  bench::HttpAnswer answer = bench::fetch(server.target, "POST", server.path, json::serialize(body), flags.timeout);
-  Probe probe{.status = answer.status};
-  if (answer.status != 200) {
-    probe.error = bench::describe_error_reply(answer.status, answer.body);
-    return probe;
-  }
-  json::value parsed = parse_answer(answer);
-  if (const json::value* usage = find_in(parsed, "usage")) probe.prompt_tokens = find_int(*usage, "prompt_tokens");
-  return probe;
-}
-
-// Different ordinary ids of the server's vocabulary; empty if it has no /tokenize.
-std::vector<int32_t> fetch_id_pool(const Server& server, uint64_t seed, double timeout) {
-  json::object body{
-      {"model", server.model}, {"prompt", bench::draw_words(400, seed, kProbeStream)}, {"add_special_tokens", false}};
-  bench::HttpAnswer answer =
-      bench::fetch(server.target, "POST", "/tokenize", json::serialize(body), std::min(30.0, timeout));
-  json::value parsed = answer.status == 200 ? parse_answer(answer) : json::value(nullptr);
-  const json::value* tokens = find_in(parsed, "tokens");
-  std::set<int32_t> ids;
-  if (tokens != nullptr && tokens->is_array()) {
-    for (const json::value& token : tokens->get_array()) {
-      if (token.is_int64() && token.get_int64() >= 0 && token.get_int64() <= INT32_MAX)
-        ids.insert(static_cast<int32_t>(token.get_int64()));
-    }
-  }
-  return {ids.begin(), ids.end()};
-}
-
-// Decides between ids and words.
-void choose_prompts(const Flags& flags, Server& server) {
-  const uint64_t seed = server.prompts.seed;
-  if (!server.is_chat && flags.prompt_form != "text") {
-    std::vector<int32_t> pool = fetch_id_pool(server, seed, flags.timeout);
-    if (!pool.empty()) {
-      json::array prompt(pool.begin(), pool.begin() + static_cast<int64_t>(std::min<size_t>(pool.size(), 8)));
-      Probe probe = send_probe(flags, server, std::move(prompt));
-      if (probe.status == 200) {
-        server.prompts.id_pool = std::move(pool);
-        return;
-      }
-    }
-    if (flags.prompt_form == "ids") {
-      fail(Code::kFailedPrecondition, "{} takes no token ids as a prompt, or has no /tokenize; use --prompt-form text",
-           server.target.url());
-    }
-  }
-  constexpr int64_t kShort = 8, kLong = 72;
-  Probe few = send_probe(flags, server, json::value(bench::draw_words(kShort, seed, kProbeStream)));
-  if (few.status != 200) {
-    fail(Code::kFailedPrecondition, "{}{} refused a first request: {}", server.target.url(), server.path, few.error);
-  }
-  Probe many = send_probe(flags, server, json::value(bench::draw_words(kLong, seed, kProbeStream + 1)));
-  if (few.prompt_tokens && many.prompt_tokens && *many.prompt_tokens > *few.prompt_tokens) {
-    server.prompts.tokens_per_word = static_cast<double>(*many.prompt_tokens - *few.prompt_tokens) / (kLong - kShort);
-    server.prompts.overhead_tokens =
-        std::max(0.0, static_cast<double>(*few.prompt_tokens) - kShort * server.prompts.tokens_per_word);
-  } else {
-    std::fprintf(stderr,
-                 "sluice: the server counts no prompt tokens; prompts have one word for each token asked for\n");
-  }
-}
-
 std::vector<bench::PlannedRequest> plan(const Flags& flags, uint64_t seed, double request_rate) {
   if (!flags.trace.empty()) {
     return bench::parse_trace(read_file(flags.trace), flags.trace, flags.trace_speed, flags.num_prompts);
@@ -210,7 +82,7 @@ std::vector<bench::PlannedRequest> plan(const Flags& flags, uint64_t seed, doubl
   return requests;
 }
 
-void warm_up(const Flags& flags, const Server& server, const bench::PlannedRequest& request) {
+void warm_up(const Flags& flags, const BenchServer& server, const bench::PlannedRequest& request) {
   if (flags.num_warmups == 0) return;
   bench::PlannedRequest own = request;
   own.prefix_tokens = 0;
@@ -255,49 +127,71 @@ double parse_rate(const std::string& text) {
   return rate;
 }
 
-void run(Flags& flags) {
-  flags.output.check();
+// Options that would change nothing beside others.
+void check_options(const CLI::App& command, const Flags& flags, double rate) {
+  if (std::isinf(rate)) {
+    reject_with(command, "--burstiness", "--request-rate inf", "there are no intervals if all are sent at once");
+  }
+  if (flags.is_closed_loop && flags.max_concurrency == 0) {
+    reject_with(command, "--max-concurrency", "the closed loop of --concurrency",
+                "the next request is sent when one is done; add --request-rate or --trace");
+  }
+  if (flags.lengths.prefix_tokens == 0) {
+    reject_with(command, "--num-prefixes", "--random-prefix-len 0", "there is no prefix");
+  }
+  if (flags.endpoint == "chat" && flags.prompt_form == "ids") {
+    reject_with(command, "--prompt-form", "--endpoint chat", "messages are text; token ids are for completions");
+  }
+}
+
+void run(const CLI::App& command, Flags& flags) {
   const bench::Goodput goodput = bench::parse_goodput(flags.goodput);
   const double rate =
       flags.request_rate.empty() ? std::numeric_limits<double>::infinity() : parse_rate(flags.request_rate);
   flags.is_closed_loop = flags.request_rate.empty() && flags.trace.empty();
+  check_options(command, flags, rate);
+  flags.output.check();
   bench::LoadDescription load{.request_rate = flags.is_closed_loop || !flags.trace.empty() ? 0 : rate,
-                              .max_concurrency = flags.max_concurrency};
+                              .max_concurrency = flags.max_concurrency,
+                              .ignores_eos = flags.ignore_eos};
   if (flags.is_closed_loop && load.max_concurrency == 0) load.max_concurrency = flags.concurrency;
   // A fixed seed would let a server's prefix cache answer a second run.
   const uint64_t seed = flags.seed ? *flags.seed : random_seed() >> 33;
   const std::vector<bench::PlannedRequest> requests = plan(flags, seed, rate);
 
-  Server server;
-  server.target = bench::parse_url(flags.url);
-  server.target.api_key = !flags.api_key.empty() ? flags.api_key : env::find("SLUICE_API_KEY").value_or("");
-  for (char c : server.target.api_key) {
+  bench::HttpTarget target = bench::parse_url(flags.url);
+  target.api_key = !flags.api_key.empty() ? flags.api_key : env::find("SLUICE_API_KEY").value_or("");
+  for (char c : target.api_key) {
     if (c <= ' ' || c > '~') throw UsageError{"--api-key: a key has no blanks and no characters beyond ASCII"};
   }
-  server.is_chat = flags.endpoint == "chat";
-  server.path = server.is_chat ? "/v1/chat/completions" : "/v1/completions";
-  server.prompts.seed = seed;
-  find_model(flags, server);
-  choose_prompts(flags, server);
+  BenchServer server = find_server(target, flags.endpoint, flags.model, flags.timeout);
+  choose_prompts(server,
+                 flags.prompt_form == "ids"    ? PromptForm::kIds
+                 : flags.prompt_form == "text" ? PromptForm::kText
+                                               : PromptForm::kAuto,
+                 seed);
   int64_t num_too_long = 0;
+  const int64_t longest = server.model.max_model_len > 0 ? server.model.max_model_len : INT64_MAX;
   for (const bench::PlannedRequest& request : requests) {
-    num_too_long +=
-        server.max_model_len > 0 && request.prompt_tokens + request.output_tokens > server.max_model_len ? 1 : 0;
+    num_too_long += request.prompt_tokens + request.output_tokens > longest ? 1 : 0;
   }
   if (num_too_long > 0) {
     std::fprintf(stderr, "sluice: %lld of %zu requests are longer than the server's %lld tokens and will be refused\n",
-                 static_cast<long long>(num_too_long), requests.size(), static_cast<long long>(server.max_model_len));
+                 static_cast<long long>(num_too_long), requests.size(), static_cast<long long>(longest));
   }
   warm_up(flags, server, *std::min_element(requests.begin(), requests.end(), [](const auto& a, const auto& b) {
             return a.prompt_tokens + a.output_tokens < b.prompt_tokens + b.output_tokens;
           }));
 
+  const InterruptWatch watch;
   const bool uses_ids = !server.prompts.id_pool.empty();
   json::object report{{"client", bench_head_json(1)}};  // of the server only what it says is known
   if (!flags.output.json) {
     std::printf("client  sluice %s, %s; %s, 1 thread sends\n", build_commit().c_str(), build_type().c_str(),
                 kernels::get_cpu().model_name.c_str());
-    std::printf("server  %s%s, model %s\n", server.target.url().c_str(), server.path.c_str(), server.model.c_str());
+    std::printf("server  %s%s, model %s%s\n", server.target.url().c_str(), server.path.c_str(),
+                server.model.id.c_str(),
+                server.version.empty() ? "" : fmt::format(", version {}", server.version).c_str());
     std::printf("load    %zu requests, %s; prompts are %s, seed %llu\n\n", requests.size(),
                 describe_load(flags, load).c_str(),
                 uses_ids ? "token ids" : fmt::format("words of {:.2f} tokens", server.prompts.tokens_per_word).c_str(),
@@ -312,23 +206,29 @@ void run(Flags& flags) {
   int64_t shown_us = 0;
   options.on_progress = [&](size_t num_done, size_t num_failed) {
     const bool is_last = num_done == requests.size();
-    if (!shows_progress || (!is_last && monotonic_us() - shown_us < 200'000)) return;
+    if (!shows_progress || is_last || monotonic_us() - shown_us < 200'000) return;
     shown_us = monotonic_us();
-    std::fprintf(stderr, "\r%zu of %zu done, %zu failed%s", num_done, requests.size(), num_failed,
-                 is_last ? "\r\x1b[K" : "");
+    std::fprintf(stderr, "\r%zu of %zu done, %zu failed", num_done, requests.size(), num_failed);
   };
+  ServerShares shares(server);
+  options.should_stop = [&] { return watch.is_interrupted(); };
   bench::LoadResult result = bench::run_load(server.target, options);
   for (size_t i = 0; i < requests.size(); ++i) {
+    result.records[i].wanted_tokens = requests[i].output_tokens;
     if (!result.records[i].has_usage) result.records[i].prompt_tokens = requests[i].prompt_tokens;
   }
+  shares.finish();
   const bench::ServeMetrics metrics =
       bench::compute_metrics(result.records, result.duration_seconds, goodput, flags.percents);
+  if (shows_progress) std::fprintf(stderr, "\r\x1b[K");
   if (!flags.output.json) {
     std::printf("%s", bench::format_metrics(metrics, load, goodput.is_wanted(), flags.percents).c_str());
+    std::printf("Server: %s\n", shares.describe().c_str());
   }
   report["url"] = server.target.url();
   report["endpoint"] = server.path;
-  report["model"] = server.model;
+  report["model"] = server.model.id;
+  report["server_version"] = server.version.empty() ? json::value(nullptr) : json::value(server.version);
   report["num_prompts"] = requests.size();
   report["prompts"] = uses_ids ? "ids" : "text";
   report["request_rate"] = flags.is_closed_loop || !flags.trace.empty() ? json::value(nullptr)
@@ -340,7 +240,9 @@ void run(Flags& flags) {
   report["seed"] = seed;
   for (const auto& field : bench::metrics_json(metrics, goodput.is_wanted(), flags.percents))
     report[field.key()] = field.value();
+  shares.add_to(report);
   flags.output.finish(report);
+  if (metrics.num_unfinished > 0) throw ExitCode{watch.exit_code()};
   if (metrics.num_completed == 0) throw ExitCode{1};
 }
 
@@ -353,27 +255,29 @@ void add_bench_serve(CLI::App& bench) {
   command->group("Modes");
   command->add_option("--url,--base-url", flags->url, "of the server")->type_name("URL")->capture_default_str();
   command->add_option("-m,--model", flags->model, "name to ask for; default: the first the server has")
-      ->type_name("NAME");
+      ->type_name("NAME")
+      ->check(is_not_empty);
   command->add_option("--api-key", flags->api_key, "key to send; default: SLUICE_API_KEY of the environment")
-      ->type_name("KEY");
+      ->type_name("KEY")
+      ->check(is_not_empty);
   command->add_option("--endpoint", flags->endpoint, "completions or chat")
       ->check(CLI::IsMember({"completions", "chat"}))
       ->capture_default_str();
   command->add_option("--timeout", flags->timeout, "seconds one request may take")
-      ->check(CLI::Range(0.001, 1e6))
+      ->check(number(0.001, 1e6))
       ->capture_default_str();
 
   const std::string when = "When requests are sent";
   auto* concurrency = command->add_option("-c,--concurrency", flags->concurrency,
                                           "closed loop: so many at a time, the next when one is done");
-  concurrency->check(CLI::Range(1, 1'000'000))->capture_default_str()->group(when);
+  concurrency->check(whole_number(1, 1'000'000))->capture_default_str()->group(when);
   auto* rate = command->add_option("--request-rate", flags->request_rate,
                                    "open loop: requests a second whether others are done or not; inf: all at once");
   rate->type_name("N")->excludes(concurrency)->group(when);
   command
       ->add_option("--burstiness", flags->burstiness,
                    "shape of the gamma distribution of intervals; 1: Poisson, less: bursts, more: even")
-      ->check(CLI::Range(1e-3, 1e6))
+      ->check(number(1e-3, 1e6))
       ->capture_default_str()
       ->needs(rate)
       ->group(when);
@@ -381,24 +285,24 @@ void add_bench_serve(CLI::App& bench) {
       ->add_option(
           "--max-concurrency", flags->max_concurrency,
           "open loop: no more than so many at a time; 0: any number. Without a rate or trace the same as --concurrency")
-      ->check(CLI::Range(0, 1'000'000))
+      ->check(whole_number(0, 1'000'000))
       ->capture_default_str()
       ->excludes(concurrency)
       ->group(when);
   auto* trace = command->add_option(
       "--trace", flags->trace,
       "arrivals and lengths from a CSV file with the columns TIMESTAMP,ContextTokens,GeneratedTokens");
-  trace->type_name("FILE.csv")->excludes(concurrency)->excludes(rate)->group(when);
+  trace->type_name("FILE.csv")->check(is_not_empty)->excludes(concurrency)->excludes(rate)->group(when);
   command->add_option("--trace-speed", flags->trace_speed, "times as fast as it was recorded")
-      ->check(CLI::Range(1e-6, 1e9))
+      ->check(number(1e-6, 1e9))
       ->capture_default_str()
       ->needs(trace)
       ->group(when);
 
   const std::string what = "What is sent";
-  const CLI::Range lengths(int64_t{1}, int64_t{1} << 24), prefixes(int64_t{0}, int64_t{1} << 24);
+  const CLI::Validator lengths = whole_number(1, kBenchTokensMax), prefixes = whole_number(0, kBenchTokensMax);
   command->add_option("--num-prompts", flags->num_prompts, "requests; default: 64, or all of the trace")
-      ->check(CLI::Range(int64_t{1}, int64_t{10'000'000}))
+      ->check(whole_number(1, kBenchRequestsMax))
       ->group(what);
   command
       ->add_option("--random-input-len,--input-len", flags->lengths.input_tokens,
@@ -415,7 +319,7 @@ void add_bench_serve(CLI::App& bench) {
   command
       ->add_option("--random-range-ratio", flags->lengths.range_ratio,
                    "lengths are uniform in mean * (1 - N) to mean * (1 + N)")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number(0, 1))
       ->capture_default_str()
       ->excludes(trace)
       ->group(what);
@@ -425,7 +329,7 @@ void add_bench_serve(CLI::App& bench) {
       ->excludes(trace)
       ->group(what);
   command->add_option("--num-prefixes", flags->lengths.num_prefixes, "different prefixes, taken in turn")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->check(whole_number(1, kBenchTokensMax))
       ->capture_default_str()
       ->excludes(trace)
       ->group(what);
@@ -438,11 +342,11 @@ void add_bench_serve(CLI::App& bench) {
   command->add_flag("--ignore-eos", flags->ignore_eos, "ask the server to go on after end tokens (vLLM's field)")
       ->group(what);
   command->add_option("--temperature", flags->temperature, "0: always the most likely token")
-      ->check(CLI::Range(0.0, 2.0))
+      ->check(number(0, 2))
       ->capture_default_str()
       ->group(what);
   command->add_option("--num-warmups", flags->num_warmups, "requests before the measured ones")
-      ->check(CLI::Range(0, 10'000))
+      ->check(whole_number(0, 10'000))
       ->capture_default_str()
       ->group(what);
   command
@@ -450,6 +354,7 @@ void add_bench_serve(CLI::App& bench) {
                    "of lengths, arrivals and prompts; default: another each time, since a prefix cache "
                    "remembers the prompts of the last run")
       ->type_name("N")
+      ->check(whole_number(0, INT64_MAX))
       ->group(what);
 
   command
@@ -459,7 +364,7 @@ void add_bench_serve(CLI::App& bench) {
   command->add_option("--percentiles,--metric-percentiles", flags->percents, "such as 50,90,99")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->check(CLI::Range(0.0, 100.0))
+      ->check(number(0, 100))
       ->capture_default_str()
       ->group("Report");
   add_bench_output_flags(*command, flags->output);
@@ -471,7 +376,7 @@ void add_bench_serve(CLI::App& bench) {
       "  sluice bench serve --trace AzureLLMInferenceTrace_conv.csv --trace-speed 2 --num-prompts 500");
   command->callback([flags, command] {
     reject_grid_options(*command);
-    run(*flags);
+    run(*command, *flags);
   });
 }
 

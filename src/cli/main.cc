@@ -53,6 +53,8 @@ int run(int argc, char** argv) {
   add_tokenize(app);
   add_template(app);
   add_inspect(app);
+  add_verify(app);
+  add_dump(app);
   add_info(app);
   app.footer("Examples:\n"
              "  sluice serve                          serve the built-in model on 127.0.0.1:8000\n"

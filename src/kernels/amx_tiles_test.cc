@@ -1,10 +1,11 @@
 // What products of tiles have that others have not: weights rounded to bf16, rows that begin in the middle of a tile,
-// more rows and outputs than are kept at once. matmul_test.cc has the rest.
+// more rows and outputs than are kept at once. matmul_test.cc and attention_test.cc have the rest.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <string>
 
+#include "kernels/attention.h"
 #include "kernels/isas_for_test.h"
 #include "kernels/pack.h"
 #include "kernels/random_weights.h"
@@ -147,6 +148,13 @@ TEST(TilesTable, LeavesFewRowsToVectors) {
     EXPECT_EQ(tiles.few_rows_matmul[t].multiply, has_tiles ? below.packed_matmul[t].multiply : nullptr) << name(type);
     EXPECT_EQ(below.few_rows_matmul[t].multiply, nullptr);
   }
+  for (DType type : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0}) {
+    const int t = static_cast<int>(type);
+    const bool has_tiles = tiles.attention[t] != below.attention[t];
+    EXPECT_EQ(has_tiles, type != DType::kF32) << name(type);
+    EXPECT_EQ(tiles.few_rows_attention[t], has_tiles ? below.attention[t] : nullptr) << name(type);
+    EXPECT_EQ(below.few_rows_attention[t], nullptr);
+  }
 }
 
 // The model of the tile unit is right where there is one to ask.
@@ -166,6 +174,47 @@ TEST(TileUnit, GivesTheBitsThatEmulationGives) {
     emulated.packed_matmul[static_cast<int>(type)].multiply(matrix.args(x.data(), expected.data(), kRows));
     entry.multiply(matrix.args(x.data(), got.data(), kRows));
     EXPECT_EQ(got, expected) << name(type);
+  }
+}
+
+TEST(TileUnit, AttendsAsEmulationDoes) {
+  if (!get_cpu().amx_bf16 || !may_use_tiles()) GTEST_SKIP() << "no tile unit here";
+  constexpr int64_t kHeadDim = 96, kQueries = 90, kGroup = 3, kPages = 15;
+  const Kernels real = make_kernels("amx"), emulated = make_tested_kernels("amx_emulated");
+  Random random(48);
+  for (DType type : {DType::kF16, DType::kBF16, DType::kQ8_0}) {
+    const int64_t page_bytes = kPageSize * row_bytes(type, kHeadDim);
+    std::vector<uint8_t> memory(static_cast<size_t>(2 * kPages * page_bytes));
+    std::vector<const void*> pages;
+    for (int64_t i = 0; i < 2 * kPages; ++i) {
+      uint8_t* page = memory.data() + i * page_bytes;
+      for (int64_t row = 0; row < kPageSize; ++row) {
+        const std::vector<float> x = random_floats(kHeadDim, random);
+        (i < kPages ? store_key : store_value)(real, type, x.data(), kHeadDim, page, row);
+      }
+      pages.push_back(page);
+    }
+    const std::vector<float> queries = random_floats(kQueries * kGroup * kHeadDim, random);
+    auto run = [&](const Kernels& table) {
+      std::vector<float> scratch(static_cast<size_t>(attention_scratch_floats(kGroup, kHeadDim)));
+      std::vector<float> partials(static_cast<size_t>(kQueries * kGroup * attention_partial_floats(kHeadDim)));
+      AttentionArgs args = {};
+      args.queries = queries.data();
+      args.query_stride = kGroup * kHeadDim;
+      args.key_pages = pages.data();
+      args.value_pages = pages.data() + kPages;
+      args.num_queries = kQueries;
+      args.group_size = kGroup;
+      args.head_dim = kHeadDim;
+      args.first_position = kPages * kPageSize - kQueries;
+      args.window = 100;
+      args.scale = 0.1f;
+      args.partials = partials.data();
+      args.scratch = scratch.data();
+      attend_span(table, type, args, 0);
+      return partials;
+    };
+    EXPECT_EQ(run(real), run(emulated)) << name(type);
   }
 }
 

@@ -78,7 +78,9 @@ SpanRange find_visible_spans(int64_t first_position, int64_t num_queries, int64_
 void attend_span(const Kernels& table, DType type, AttentionArgs args, int64_t span) {
   args.begin = span * kAttentionSpan;
   args.end = std::min(args.begin + kAttentionSpan, args.first_position + args.num_queries);
-  table.attention[static_cast<int>(type)](args);
+  const int t = static_cast<int>(type);
+  const bool is_few = args.num_queries * args.group_size < kManyAttentionRows && table.few_rows_attention[t] != nullptr;
+  (is_few ? table.few_rows_attention[t] : table.attention[t])(args);
 }
 
 void merge_partial(const float* from, float* into, int64_t head_dim) {

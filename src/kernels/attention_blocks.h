@@ -1,5 +1,6 @@
 // The attention entry for any width of vector registers, included by one file of each instruction set's folder, which
 // gives it the registers (V) and the KV types. In an unnamed namespace: the objects export nothing (avx2/fills.h).
+// amx/ has another way and takes only blocks and what a row sees of them from here.
 //
 // Online softmax (Milakov and Gimelshein 2018; Dao et al. 2022) over blocks of 64 positions. Rows are the queries
 // times the heads of the group, up to V::kRows of them in registers at a time. For each block a row gets its 64
@@ -35,6 +36,12 @@ constexpr float kLog2E = 1.44269504088896341f;
 inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
+// Pages lie anywhere, so the processor cannot guess where the next one begins.
+inline void fetch(const void* page, int64_t at) { __builtin_prefetch(static_cast<const char*>(page) + at); }
+inline void fetch_page(const void* page, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) fetch(page, at);
+}
+
 // Keys [begin, end) of a block.
 struct KeyRange {
   int64_t begin, end;
@@ -62,12 +69,6 @@ struct Blocks {
   using Floats = typename V::Floats;
   static constexpr int kRows = V::kRows;
   static constexpr int kPageVectors = kPageSize / V::kLanes;
-
-  // Pages lie anywhere, so the processor cannot guess where the next one begins.
-  static inline void fetch(const void* page, int64_t at) { __builtin_prefetch(static_cast<const char*>(page) + at); }
-  static inline void fetch_page(const void* page, int64_t bytes) {
-    for (int64_t at = 0; at < bytes; at += 64) fetch(page, at);
-  }
 
   // Scores of kNum rows against kPages pages: [kNum, kBlockKeys]. Meanwhile as many other pages come nearer, a line
   // at a time: many at once would stand in the way of what is needed now.

@@ -1,14 +1,27 @@
-// Attention of every KV type and instruction set against a plain softmax in double, and its batch invariance.
+// Attention of every KV type and instruction set against a plain softmax in double, and its batch invariance. Rows all
+// go one way here, as with SLUICE_BATCH_INVARIANT=1.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
 
 #include "kernels/attention.h"
+#include "kernels/isas_for_test.h"
 #include "kernels/random_weights.h"
 
 namespace sluice::kernels {
 namespace {
+
+Kernels make_attention_kernels(const char* isa) {
+  Kernels table = make_tested_kernels(isa);
+  for (auto& entry : table.few_rows_attention) entry = nullptr;
+  return table;
+}
+
+bool has_tiles(const char* isa, DType type) {
+  return make_tested_kernels(isa).few_rows_attention[static_cast<int>(type)] != nullptr;
+}
 
 struct Case {
   int64_t head_dim, group_size, first_position, num_queries, window;
@@ -18,7 +31,8 @@ struct Case {
 // Keys and values of one head in pages of `type`, each an allocation of its own so that the sanitizer sees what is read
 // outside; what lies behind the last position is NaN.
 struct Cache {
-  Cache(const Kernels& table, DType type, int64_t head_dim, int64_t context, Random& random) : head_dim(head_dim) {
+  Cache(const Kernels& table, DType type, int64_t head_dim, int64_t context, Random& random, float key_bias = 0)
+      : head_dim(head_dim) {
     const int64_t bytes = row_bytes(type, head_dim);
     const int64_t num_pages = (context + kPageSize - 1) / kPageSize;
     const auto dequantize = make_kernels("scalar").dequantize[static_cast<int>(type)];
@@ -30,7 +44,8 @@ struct Cache {
         pages[which].push_back(memory[which].back().data());
       }
       for (int64_t p = 0; p < context; ++p) {
-        const std::vector<float> row = random_floats(head_dim, random);
+        std::vector<float> row = random_floats(head_dim, random);
+        if (which == 0) row[1] += key_bias;
         uint8_t* page = memory[which][static_cast<size_t>(p / kPageSize)].data();
         float* out = rows[which].data() + p * head_dim;
         if (which == 0) {
@@ -84,10 +99,15 @@ std::vector<float> run(const Kernels& table, DType type, const Cache& cache, con
   return output;
 }
 
-double largest_error(const Cache& cache, const std::vector<float>& queries, const std::vector<float>& output,
-                     const Case& c) {
+struct Error {
+  double largest;
+  double relative;  // root mean square, to that of the results
+};
+
+Error find_error(const Cache& cache, const std::vector<float>& queries, const std::vector<float>& output,
+                 const Case& c) {
   const int64_t stride = c.group_size * c.head_dim + 5;
-  double worst = 0;
+  double worst = 0, error_squares = 0, squares = 0;
   for (int64_t i = 0; i < c.num_queries; ++i) {
     const int64_t last = c.first_position + i;
     const int64_t first = c.window > 0 ? std::max<int64_t>(0, last - c.window + 1) : 0;
@@ -115,18 +135,26 @@ double largest_error(const Cache& cache, const std::vector<float>& queries, cons
         }
         double got = static_cast<double>(output[static_cast<size_t>(i * stride + h * c.head_dim + d)]);
         if (!(std::fabs(got - expected) <= worst)) worst = std::fabs(got - expected);
-        if (std::isnan(got)) return std::numeric_limits<double>::infinity();
+        if (std::isnan(got)) return {INFINITY, INFINITY};
+        error_squares += (got - expected) * (got - expected);
+        squares += expected * expected;
       }
     }
   }
-  return worst;
+  return {worst, std::sqrt(error_squares / squares)};
+}
+
+double largest_of(const std::vector<float>& x) {
+  double largest = 0;
+  for (float value : x) largest = std::fmax(largest, std::fabs(static_cast<double>(value)));
+  return largest;
 }
 
 class Attention : public testing::TestWithParam<std::tuple<const char*, DType>> {};
 
 TEST_P(Attention, AgreesWithPlainSoftmax) {
   auto [isa, type] = GetParam();
-  const Kernels table = make_kernels(isa);
+  const Kernels table = make_attention_kernels(isa);
   Random random(3);
   std::vector<Case> cases;
   for (int64_t head_dim : {16, 32, 48, 64, 80, 96, 112, 128, 192, 256, 20, 7}) {
@@ -152,8 +180,9 @@ TEST_P(Attention, AgreesWithPlainSoftmax) {
     Cache cache(table, type, c.head_dim, c.first_position + c.num_queries, random);
     std::vector<float> queries = random_floats(c.num_queries * (c.group_size * c.head_dim + 5), random);
     std::vector<float> output = run(table, type, cache, queries, c, 0, c.num_queries);
-    // Values are around 1; f32 softmax over up to 1600 positions.
-    ASSERT_LT(largest_error(cache, queries, output, c), 3e-6)
+    // Values are around 1; f32 softmax over up to 1600 positions. Tiles take weights and values in bf16.
+    const double tolerance = has_tiles(isa, type) ? 0x1p-8 * largest_of(cache.rows[1]) : 3e-6;
+    ASSERT_LT(find_error(cache, queries, output, c).largest, tolerance)
         << "head_dim " << c.head_dim << " group " << c.group_size << " first " << c.first_position << " queries "
         << c.num_queries << " window " << c.window << " softcap " << c.softcap;
     const size_t row = static_cast<size_t>(c.group_size * c.head_dim);
@@ -163,7 +192,7 @@ TEST_P(Attention, AgreesWithPlainSoftmax) {
 
 TEST_P(Attention, IsBatchInvariant) {
   auto [isa, type] = GetParam();
-  const Kernels table = make_kernels(isa);
+  const Kernels table = make_attention_kernels(isa);
   Random random(5);
   for (const Case& c : {Case{64, 4, 13, 37, 0, 0}, Case{96, 1, 0, 40, 11, 0}, Case{128, 7, 100, 9, 0, 20},
                         Case{32, 1, 0, 150, 0, 0}, Case{32, 20, 50, 9, 30, 0},
@@ -185,10 +214,43 @@ TEST_P(Attention, IsBatchInvariant) {
   }
 }
 
+// Any shape, any part of the queries: right, and the same bits as all of them together.
+TEST_P(Attention, TakesAnyShape) {
+  auto [isa, type] = GetParam();
+  const Kernels table = make_attention_kernels(isa);
+  Random random(6);
+  auto pick = [&](int64_t begin, int64_t end) {
+    return std::uniform_int_distribution<int64_t>(begin, end - 1)(random);
+  };
+  for (int i = 0; i < 24; ++i) {
+    Case c = {};
+    c.head_dim = get_info(type).block_size == 32 ? 32 * pick(1, 7) : pick(1, 150);
+    c.group_size = i % 8 == 0 ? pick(10, 150) : pick(1, 10);
+    c.first_position = i % 3 == 0 ? pick(kAttentionSpan - 70, kAttentionSpan + 10) : pick(0, 200);
+    c.num_queries = pick(1, i % 8 == 0 ? 4 : 80);
+    c.window = i % 2 == 0 ? pick(1, 150) : 0;
+    c.softcap = i % 5 == 0 ? 20 : 0;
+    const std::string what =
+        fmt::format("head_dim {} group {} first {} queries {} window {} softcap {}", c.head_dim, c.group_size,
+                    c.first_position, c.num_queries, c.window, c.softcap);
+    Cache cache(table, type, c.head_dim, c.first_position + c.num_queries, random);
+    const int64_t stride = c.group_size * c.head_dim + 5;
+    const std::vector<float> queries = random_floats(c.num_queries * stride, random);
+    const std::vector<float> together = run(table, type, cache, queries, c, 0, c.num_queries);
+    const double tolerance = has_tiles(isa, type) ? 0x1p-8 * largest_of(cache.rows[1]) : 3e-6;
+    ASSERT_LT(find_error(cache, queries, together, c).largest, tolerance) << what;
+    const int64_t begin = pick(0, c.num_queries), end = pick(begin, c.num_queries) + 1;
+    const std::vector<float> part = run(table, type, cache, queries, c, begin, end);
+    for (int64_t e = begin * stride; e < end * stride; ++e) {
+      ASSERT_EQ(part[static_cast<size_t>(e)], together[static_cast<size_t>(e)]) << what << " from " << begin;
+    }
+  }
+}
+
 // Whoever attends to a span, and in whatever order spans are done: merged from first to last they give the same bits.
 TEST_P(Attention, SpansMayBeDoneApart) {
   auto [isa, type] = GetParam();
-  const Kernels table = make_kernels(isa);
+  const Kernels table = make_attention_kernels(isa);
   Random random(7);
   const Case c = {64, 4, 3 * kAttentionSpan + 100, 2, 0, 0};
   const int64_t rows = c.num_queries * c.group_size, floats = attention_partial_floats(c.head_dim);
@@ -219,7 +281,7 @@ TEST_P(Attention, SpansMayBeDoneApart) {
 // Pages that no query sees belong to somebody else, or to nobody.
 TEST_P(Attention, ReadsOnlyWhatIsSeen) {
   auto [isa, type] = GetParam();
-  const Kernels table = make_kernels(isa);
+  const Kernels table = make_attention_kernels(isa);
   Random random(8);
   for (int64_t num_queries : {1, 20}) {
     const Case c = {32, 4, kAttentionSpan + 40, num_queries, 30, 0};
@@ -236,7 +298,7 @@ TEST_P(Attention, ReadsOnlyWhatIsSeen) {
 // A key so far from the others that every other weight is 0, at each end.
 TEST_P(Attention, OneScoreMayOutweighAll) {
   auto [isa, type] = GetParam();
-  const Kernels table = make_kernels(isa);
+  const Kernels table = make_attention_kernels(isa);
   Random random(9);
   const Case c = {32, 1, 69, 1, 0, 0};
   for (int64_t peak : {0, 35, 69}) {
@@ -244,12 +306,109 @@ TEST_P(Attention, OneScoreMayOutweighAll) {
     std::vector<float> query(37, 0.0f);
     for (size_t d = 0; d < 32; ++d) query[d] = 1000 * cache.rows[0][static_cast<size_t>(peak) * 32 + d];
     std::vector<float> output = run(table, type, cache, query, c, 0, 1);
-    for (size_t d = 0; d < 32; ++d) EXPECT_NEAR(output[d], cache.rows[1][static_cast<size_t>(peak) * 32 + d], 1e-5);
+    for (size_t d = 0; d < 32; ++d) {
+      const float value = cache.rows[1][static_cast<size_t>(peak) * 32 + d];
+      EXPECT_NEAR(output[d], value, has_tiles(isa, type) ? 0x1p-8f * std::fabs(value) : 1e-5f);
+    }
   }
 }
 
+// What tiles round: weights and values to 8 bits, for an error about as large as that of taking the result in bf16; not
+// queries and keys, which would lose up to a tenth where scores are large, and more where keys have a large element.
+TEST_P(Attention, TilesLoseLittle) {
+  auto [isa, type] = GetParam();
+  if (!has_tiles(isa, type)) GTEST_SKIP() << "no tiles";
+  const Kernels table = make_attention_kernels(isa);
+  Random random(11);
+  struct Kind {
+    float query_deviation, key_bias, softcap;
+  };
+  for (const Kind& kind : {Kind{1, 0, 0}, Kind{5, 0, 0}, Kind{20, 0, 0}, Kind{20, 0, 50}, Kind{1, 200, 0}}) {
+    for (int64_t head_dim : {64, 128}) {
+      const Case c = {head_dim, 2, 300, 40, 0, kind.softcap};
+      Cache cache(table, type, head_dim, c.first_position + c.num_queries, random, kind.key_bias);
+      const auto queries = random_floats(c.num_queries * (2 * head_dim + 5), random, kind.query_deviation);
+      const Error error = find_error(cache, queries, run(table, type, cache, queries, c, 0, c.num_queries), c);
+      const std::string what = fmt::format("queries {}, bias {}, softcap {}, head_dim {}", kind.query_deviation,
+                                           kind.key_bias, kind.softcap, head_dim);
+      EXPECT_LT(error.relative, type == DType::kBF16 ? 0.002 : 0.003) << what;
+      EXPECT_LT(error.largest, 0x1p-8 * largest_of(cache.rows[1])) << what;
+    }
+  }
+}
+
+// Weights are divided by the sum of what they were rounded to.
+TEST_P(Attention, MeanOfEqualValuesIsThatValue) {
+  auto [isa, type] = GetParam();
+  const Kernels table = make_attention_kernels(isa);
+  Random random(12);
+  const Case c = {32, 4, 600, 20, 0, 0};
+  Cache cache(table, type, c.head_dim, c.first_position + c.num_queries, random);
+  const std::vector<float> one(32, 1.0f);
+  for (int64_t p = 0; p < c.first_position + c.num_queries; ++p) {
+    store_value(table, type, one.data(), 32, cache.memory[1][static_cast<size_t>(p / kPageSize)].data(), p % kPageSize);
+  }
+  const int64_t stride = c.group_size * c.head_dim + 5;
+  const std::vector<float> queries = random_floats(c.num_queries * stride, random);
+  const std::vector<float> output = run(table, type, cache, queries, c, 0, c.num_queries);
+  for (int64_t i = 0; i < c.num_queries * stride; ++i) {
+    if (i % stride >= stride - 5) continue;
+    ASSERT_NEAR(output[static_cast<size_t>(i)], 1.0f, type == DType::kQ8_0 ? 5e-4f : 1e-5f);
+  }
+}
+
+// A key that is no number spoils the rows that see it, and them only.
+TEST_P(Attention, NaNsStayWithThoseWhoSeeThem) {
+  auto [isa, type] = GetParam();
+  if (type == DType::kQ8_0) GTEST_SKIP() << "cannot hold one";
+  const Kernels table = make_attention_kernels(isa);
+  Random random(10);
+  const Case c = {64, 4, 30, 40, 20, 0};
+  Cache cache(table, type, c.head_dim, c.first_position + c.num_queries, random);
+  const int64_t stride = c.group_size * c.head_dim + 5, width = c.group_size * c.head_dim, bad = 45;
+  const std::vector<float> queries = random_floats(c.num_queries * stride, random);
+  const std::vector<float> before = run(table, type, cache, queries, c, 0, c.num_queries);
+  std::vector<float> key = random_floats(c.head_dim, random);
+  key[17] = std::numeric_limits<float>::quiet_NaN();
+  store_key(table, type, key.data(), c.head_dim, cache.memory[0][bad / kPageSize].data(), bad % kPageSize);
+  const std::vector<float> after = run(table, type, cache, queries, c, 0, c.num_queries);
+  for (int64_t i = 0; i < c.num_queries; ++i) {
+    const int64_t position = c.first_position + i;
+    const bool sees = bad <= position && bad > position - c.window;
+    for (int64_t e = i * stride; e < i * stride + width; ++e) {
+      const float got = after[static_cast<size_t>(e)];
+      ASSERT_EQ(std::isnan(got), sees) << "query " << i;
+      if (!sees) {
+        ASSERT_EQ(got, before[static_cast<size_t>(e)]) << "query " << i;
+      }
+    }
+  }
+}
+
+TEST(AttendSpan, ChoosesByRows) {
+  static int64_t few = 0, many = 0;
+  Kernels table = {};
+  const int type = static_cast<int>(DType::kF16);
+  table.attention[type] = [](const AttentionArgs& args) { many += args.num_queries; };
+  auto attend_rows = [&](int64_t num_queries, int64_t group_size) {
+    AttentionArgs args = {};
+    args.num_queries = num_queries;
+    args.group_size = group_size;
+    attend_span(table, DType::kF16, args, 0);
+  };
+  attend_rows(1, 1);
+  EXPECT_EQ(many, 1) << "no entry of its own";
+  table.few_rows_attention[type] = [](const AttentionArgs& args) { few += args.num_queries; };
+  attend_rows(1, kManyAttentionRows - 1);
+  attend_rows((kManyAttentionRows - 1) / 4, 4);
+  EXPECT_EQ(few, 1 + (kManyAttentionRows - 1) / 4);
+  attend_rows(1, kManyAttentionRows);
+  attend_rows(kManyAttentionRows, 1);
+  EXPECT_EQ(many, 2 + kManyAttentionRows);
+}
+
 std::vector<const char*> isa_names() {
-  IsaList isas = available_isas();
+  const IsaList isas = isas_to_test();
   return {isas.names, isas.names + isas.count};
 }
 

@@ -3,7 +3,12 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <charconv>
 #include <cstring>
+#include <fstream>
+#include <optional>
+#include <string_view>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -67,7 +72,62 @@ void read_features(Cpu& cpu) {
 
 #endif
 
-int64_t read_cache(int name) {
+constexpr int64_t kCacheBytesMax = int64_t{1} << 40;
+
+// The first line of a small file; empty if there is none.
+std::string read_line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+// "48K", "32768K", "1M", "4096"; 0 for anything else.
+int64_t parse_cache_bytes(std::string_view text) {
+  int64_t bytes = 0;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), bytes);
+  const std::string_view unit = text.substr(static_cast<size_t>(end - text.data()));
+  const int shift = unit == "K" ? 10 : unit == "M" ? 20 : unit == "G" ? 30 : 0;
+  if (error != std::errc() || (shift == 0 && !unit.empty()) || bytes < 0 || bytes > kCacheBytesMax >> shift) return 0;
+  return bytes << shift;
+}
+
+// Whether "0-3,8" has the number.
+bool list_has(std::string_view list, int id) {
+  while (!list.empty()) {
+    const std::string_view range = list.substr(0, list.find(','));
+    list.remove_prefix(std::min(list.size(), range.size() + 1));
+    int first = 0, last = 0;
+    const char* end = range.data() + range.size();
+    auto [used, error] = std::from_chars(range.data(), end, first);
+    if (error != std::errc()) return false;
+    last = first;
+    if (used != end && *used == '-') std::from_chars(used + 1, end, last);
+    if (first <= id && id <= last) return true;
+  }
+  return false;
+}
+
+struct Cache {
+  int64_t bytes = 0;
+  std::string shared_by;  // "0-3,8"; empty: it does not say
+};
+
+// What one processor sees as its cache for data of a level.
+std::optional<Cache> find_cache(const std::string& folder, int cpu_id, int level) {
+  constexpr int kIndexMax = 16;
+  for (int index = 0; index < kIndexMax; ++index) {
+    const std::string cache =
+        folder + "/cpu" + std::to_string(cpu_id) + "/cache/index" + std::to_string(index) + "/";
+    const std::string found = read_line(cache + "level");
+    if (found.empty()) return std::nullopt;
+    if (found != std::to_string(level) || read_line(cache + "type") == "Instruction") continue;
+    return Cache{parse_cache_bytes(read_line(cache + "size")), read_line(cache + "shared_cpu_list")};
+  }
+  return std::nullopt;
+}
+
+int64_t read_sysconf(int name) {
   long bytes = sysconf(name);
   return bytes > 0 ? bytes : 0;
 }
@@ -81,10 +141,19 @@ Cpu read_cpu() {
 #endif
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) cpu.num_threads = CPU_COUNT(&allowed);
-  cpu.l1d_bytes = read_cache(_SC_LEVEL1_DCACHE_SIZE);
-  cpu.l2_bytes = read_cache(_SC_LEVEL2_CACHE_SIZE);
-  cpu.l3_bytes = read_cache(_SC_LEVEL3_CACHE_SIZE);
+  std::vector<int> cpu_ids;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
+    for (int id = 0; id < CPU_SETSIZE; ++id) {
+      if (CPU_ISSET(id, &allowed)) cpu_ids.push_back(id);
+    }
+    cpu.num_threads = static_cast<int>(cpu_ids.size());
+  } else {
+    cpu_ids.push_back(0);
+  }
+  const CacheSizes sizes = read_cache_sizes("/sys/devices/system/cpu", cpu_ids);
+  cpu.l1d_bytes = sizes.l1d_bytes > 0 ? sizes.l1d_bytes : read_sysconf(_SC_LEVEL1_DCACHE_SIZE);
+  cpu.l2_bytes = sizes.l2_bytes > 0 ? sizes.l2_bytes : read_sysconf(_SC_LEVEL2_CACHE_SIZE);
+  cpu.l3_bytes = sizes.l3_bytes > 0 ? sizes.l3_bytes : read_sysconf(_SC_LEVEL3_CACHE_SIZE);
   return cpu;
 }
 
@@ -104,6 +173,24 @@ std::vector<std::string> Cpu::flags() const {
   add(amx_int8, "amx_int8");
   add(amx_bf16, "amx_bf16");
   return names;
+}
+
+CacheSizes read_cache_sizes(const std::string& folder, const std::vector<int>& cpu_ids) {
+  CacheSizes sizes;
+  if (cpu_ids.empty()) return sizes;
+  if (std::optional<Cache> l1d = find_cache(folder, cpu_ids.front(), 1)) sizes.l1d_bytes = l1d->bytes;
+  if (std::optional<Cache> l2 = find_cache(folder, cpu_ids.front(), 2)) sizes.l2_bytes = l2->bytes;
+  // One look for each cache and not for each processor: there may be hundreds, and every start of the program looks.
+  std::vector<std::string> seen;
+  for (int id : cpu_ids) {
+    if (std::any_of(seen.begin(), seen.end(), [&](const std::string& list) { return list_has(list, id); })) continue;
+    std::optional<Cache> l3 = find_cache(folder, id, 3);
+    if (!l3) continue;
+    sizes.l3_bytes += l3->bytes;
+    if (l3->shared_by.empty()) break;  // which others have the same one is not told: it counts once
+    seen.push_back(l3->shared_by);
+  }
+  return sizes;
 }
 
 const Cpu& get_cpu() {

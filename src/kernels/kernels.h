@@ -10,7 +10,7 @@
 //
 // Batch invariance: what an entry writes for one row depends on that row and the weights only, never on how many rows
 // come with it nor on how the work was split. So a request's text does not change with its neighbours in the batch, as
-// long as the caller stays with one entry (few_rows_matmul is another).
+// long as the caller stays with one entry (few_rows_matmul and few_rows_attention are others).
 #pragma once
 
 #include <stddef.h>
@@ -96,12 +96,17 @@ struct AttentionArgs {
 };
 
 // Upper bound for AttentionArgs::scratch over all fills: the reference keeps the scores of a span and a row; faster
-// fills keep the queries and the state of up to kAttentionRows rows (at least a group) and some pages in f32.
+// fills keep the queries and the state (amx/ the sums too) of up to kAttentionRows rows (at least a group), scores of
+// some of them, and a few pages in f32 or as tiles.
 inline int64_t attention_scratch_floats(int64_t group_size, int64_t head_dim) {
   const int64_t rows = (group_size > kAttentionRows ? group_size : kAttentionRows) + 16;
   const int64_t width = (head_dim + 15) / 16 * 16;
-  return kAttentionSpan + rows * (width + 32) + 2 * 64 * width + 16 * 64;
+  return kAttentionSpan + rows * (2 * width + 48) + 2 * 64 * width + 128 * 64;
 }
+
+// Calls with fewer rows (queries times group) than this may have an entry of their own (Kernels::few_rows_attention):
+// for those it costs more to make tiles of a page than to multiply by it.
+inline constexpr int64_t kManyAttentionRows = 16;
 
 struct Kernels {
   const char* isa;  // name of the best fill in here: "scalar", "avx2", "avx512", "amx"
@@ -123,6 +128,9 @@ struct Kernels {
   void (*store_row[kNumDTypes])(const float* x, void* row, int64_t n);
   // By KV type: kF32 kF16 kBF16 kQ8_0 only, else null.
   void (*attention[kNumDTypes])(const AttentionArgs& args);
+  // The same for calls of fewer than kManyAttentionRows rows. Null: attention does them too. Rounds differently, like
+  // few_rows_matmul, and SLUICE_BATCH_INVARIANT=1 leaves it out too. attention.h chooses.
+  void (*few_rows_attention[kNumDTypes])(const AttentionArgs& args);
 
   void (*rms_norm)(const float* x, const float* weight, float* out, int64_t n, float epsilon);   // x / rms(x) * weight
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float* out, int64_t n,

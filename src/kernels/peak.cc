@@ -10,7 +10,7 @@ namespace sluice::kernels {
 namespace {
 
 // What a loop leaves behind goes here, so that none of it is dead code.
-volatile uint64_t g_sink;
+thread_local volatile uint64_t t_sink;
 
 void run_plain_int(int64_t rounds) {
   uint32_t sums[16] = {};
@@ -18,7 +18,7 @@ void run_plain_int(int64_t rounds) {
     for (uint32_t i = 0; i < 16; ++i) sums[i] += (i + 3) * static_cast<uint8_t>(rounds);
     __asm__ volatile("" : : "r"(sums) : "memory");
   }
-  g_sink = sums[0];
+  t_sink = sums[0];
 }
 
 void run_plain_float(int64_t rounds) {
@@ -27,7 +27,7 @@ void run_plain_float(int64_t rounds) {
     for (int i = 0; i < 16; ++i) sums[i] = sums[i] * 0.999f + 0.5f;
     __asm__ volatile("" : : "r"(sums) : "memory");
   }
-  g_sink = static_cast<uint64_t>(sums[0]);
+  t_sink = static_cast<uint64_t>(sums[0]);
 }
 
 uint64_t read_plain(const void* data, size_t bytes) {
@@ -56,7 +56,7 @@ __attribute__((target("avx2,fma"))) void run_avx2_float(int64_t rounds) {
   }
   a = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d)), _mm256_add_ps(e, f));
   a = _mm256_add_ps(a, _mm256_add_ps(_mm256_add_ps(g, h), _mm256_add_ps(i, j)));
-  g_sink = static_cast<uint64_t>(_mm256_cvtss_f32(a));
+  t_sink = static_cast<uint64_t>(_mm256_cvtss_f32(a));
 }
 
 // Without VNNI a dot product of bytes is three instructions: pairs to 16 bits, pairs of those to 32, and the sum.
@@ -73,7 +73,7 @@ __attribute__((target("avx2"))) void run_avx2_int8(int64_t rounds) {
     d = add_dot(d, x, y), e = add_dot(e, x, y), f = add_dot(f, x, y);
   }
   a = _mm256_add_epi32(_mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d)), _mm256_add_epi32(e, f));
-  g_sink = static_cast<uint32_t>(_mm256_cvtsi256_si32(a));
+  t_sink = static_cast<uint32_t>(_mm256_cvtsi256_si32(a));
 }
 
 __attribute__((target("avx512f"))) void run_avx512_float(int64_t rounds) {
@@ -88,7 +88,7 @@ __attribute__((target("avx512f"))) void run_avx512_float(int64_t rounds) {
   }
   a = _mm512_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)), _mm512_add_ps(e, f));
   a = _mm512_add_ps(a, _mm512_add_ps(_mm512_add_ps(g, h), _mm512_add_ps(i, j)));
-  g_sink = static_cast<uint64_t>(_mm512_cvtss_f32(a));
+  t_sink = static_cast<uint64_t>(_mm512_cvtss_f32(a));
 }
 
 __attribute__((target("avx512f,avx512vnni"))) void run_avx512_int8(int64_t rounds) {
@@ -103,7 +103,7 @@ __attribute__((target("avx512f,avx512vnni"))) void run_avx512_int8(int64_t round
   }
   a = _mm512_add_epi32(_mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d)), _mm512_add_epi32(e, f));
   a = _mm512_add_epi32(a, _mm512_add_epi32(_mm512_add_epi32(g, h), _mm512_add_epi32(i, j)));
-  g_sink = static_cast<uint32_t>(_mm512_cvtsi512_si32(a));
+  t_sink = static_cast<uint32_t>(_mm512_cvtsi512_si32(a));
 }
 
 __attribute__((target("avx512f,avx512bf16"))) void run_avx512_bf16(int64_t rounds) {
@@ -119,7 +119,7 @@ __attribute__((target("avx512f,avx512bf16"))) void run_avx512_bf16(int64_t round
   }
   a = _mm512_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)), _mm512_add_ps(e, f));
   a = _mm512_add_ps(a, _mm512_add_ps(_mm512_add_ps(g, h), _mm512_add_ps(i, j)));
-  g_sink = static_cast<uint64_t>(_mm512_cvtss_f32(a));
+  t_sink = static_cast<uint64_t>(_mm512_cvtss_f32(a));
 }
 
 // Sixteen rows of 64 bytes for each of the eight tile registers.
@@ -157,18 +157,25 @@ __attribute__((target("avx2"), always_inline)) inline __m256i add_line(__m256i s
   return _mm256_xor_si256(sum, _mm256_load_si256(reinterpret_cast<const __m256i*>(line + 32)));
 }
 
-// Four streams, prefetched: one alone does not fill the memory pipeline.
-__attribute__((target("avx2"))) uint64_t read_avx2(const void* data, size_t bytes) {
-  const size_t quarter = bytes / 4;
-  const char* p = static_cast<const char*>(data);
+// Reads four lines each round, `stride` bytes apart, and goes on by `step`.
+__attribute__((target("avx2"), always_inline)) inline uint64_t read_lines(const char* p, size_t stride, size_t step,
+                                                                          size_t num_rounds) {
   __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
-  for (size_t at = 0; at < quarter; at += 64) {
-    a = add_line(a, p + at), b = add_line(b, p + quarter + at);
-    c = add_line(c, p + 2 * quarter + at), d = add_line(d, p + 3 * quarter + at);
+  for (; num_rounds > 0; --num_rounds, p += step) {
+    a = add_line(a, p), b = add_line(b, p + stride);
+    c = add_line(c, p + 2 * stride), d = add_line(d, p + 3 * stride);
   }
   const __m256i sum = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
   return static_cast<uint64_t>(_mm256_extract_epi64(sum, 0) ^ _mm256_extract_epi64(sum, 1) ^
                                _mm256_extract_epi64(sum, 2) ^ _mm256_extract_epi64(sum, 3));
+}
+
+__attribute__((target("avx2"))) uint64_t read_avx2(const void* data, size_t bytes) {
+  return read_lines(static_cast<const char*>(data), 64, 256, bytes / 256);
+}
+
+__attribute__((target("avx2"))) uint64_t read_four_avx2(const void* data, size_t bytes) {
+  return read_lines(static_cast<const char*>(data), bytes / 4, 64, bytes / 256);
 }
 
 #endif
@@ -206,6 +213,13 @@ PeakLoop get_peak_f32() {
 uint64_t read_stream(const void* data, size_t bytes) {
 #if defined(__x86_64__)
   if (get_cpu().avx2) return read_avx2(data, bytes);
+#endif
+  return read_plain(data, bytes);
+}
+
+uint64_t read_four_streams(const void* data, size_t bytes) {
+#if defined(__x86_64__)
+  if (get_cpu().avx2) return read_four_avx2(data, bytes);
 #endif
   return read_plain(data, bytes);
 }

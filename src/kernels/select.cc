@@ -52,6 +52,7 @@ Kernels make_for_this_machine() {
   }
   if (invariant && *invariant == "1") {
     for (MatmulEntry& entry : table.few_rows_matmul) entry = {};
+    for (auto& entry : table.few_rows_attention) entry = nullptr;
   }
   return table;
 }

@@ -96,7 +96,8 @@ TEST(AccuracyTest, SmallFamiliesAgreeWithLlamaCpp) {
                               m.model->vocab_size());
     Difference d = compare(got, logprobs);
     EXPECT_LT(d.mean, 0.01) << name;
-    EXPECT_LT(d.max, 0.1) << name;  // where rounding keys to f16 moves the most
+    // Where rounding keys to f16 moves the most, and with tiles weights and values to bf16.
+    EXPECT_LT(d.max, std::string_view(kernels::get_kernels().isa) == "amx" ? 0.2 : 0.1) << name;
   }
 }
 

@@ -29,6 +29,8 @@ LlmModel::LlmModel(engine::LoadedModel loaded, LlmOptions options, Metrics* metr
   info_.path = loaded_.path;
   info_.created = unix_seconds();
   info_.max_model_len = engine_->max_model_len();
+  info_.num_parameters = loaded_.model->num_parameters();
+  info_.weight_bytes = loaded_.model->weight_bytes();
   info_.priority_scheduling = options.engine.policy == engine::SchedulingPolicy::kPriority;
   context_.tokenizer = loaded_.tokenizer.get();
   context_.chat_template = loaded_.chat_template.get();

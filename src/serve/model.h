@@ -84,6 +84,8 @@ struct ModelInfo {
   std::string path;
   int64_t created = 0;               // unix seconds
   int64_t max_model_len = 0;
+  int64_t num_parameters = 0;        // 0: not known
+  int64_t weight_bytes = 0;
   bool priority_scheduling = false;
 };
 

@@ -9,6 +9,7 @@
 //
 // Invariant (batch invariance): a row of a tile has no part in the others, and sums of a (row, output) are those of one
 // tile product for every 32 inputs, in their order, whatever the number of rows: a single row goes the same way.
+#include "kernels/amx/fills.h"
 #include "kernels/amx/tile.h"
 #include "kernels/amx/weights.h"
 #include "kernels/kernels.h"
@@ -262,15 +263,6 @@ void multiply(const MatmulArgs& args) {
   if (args.num_rows > 0) tile_release();
 }
 
-// 16 floats as bf16 in the upper halves of words, to nearest even, as scalar/ does it.
-inline __m512i round_upper(__m512 x) {
-  const __m512i bits = _mm512_castps_si512(x);
-  const __m512i odd = and_bits(_mm512_srli_epi32(bits, 16), 1);
-  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-  const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  return _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
-}
-
 void convert_to_tiles(const float* x, void* row, int64_t n) {
   auto* to = static_cast<uint8_t*>(row);
   for (int64_t i = 0; i < n; i += kTileInputs, to += kTileBytes) {
@@ -291,7 +283,12 @@ void set(Kernels& table) {
   table.packed_matmul[type] = {ActivationFormat::kBF16Tiles, multiply<Stage>};
 }
 
-void fill(Kernels& table) {
+}  // namespace
+}  // namespace sluice::kernels::amx
+
+namespace sluice::kernels {
+
+void amx::fill_matmul(Kernels& table) {
   table.quantize_activations[static_cast<int>(ActivationFormat::kBF16Tiles)] = convert_to_tiles;
   set<BF16>(table);
   set<F8>(table);
@@ -308,22 +305,5 @@ void fill(Kernels& table) {
   set<Quantised<BlockIQ4_NL>>(table);
   set<Quantised<BlockIQ4_XS>>(table);
 }
-
-}  // namespace
-}  // namespace sluice::kernels::amx
-
-namespace sluice::kernels {
-
-#if defined(SLUICE_EMULATE_AMX)
-void amx_emulated_fill(Kernels& table) {
-  table.isa = "amx_emulated";
-  amx::fill(table);
-}
-#else
-void amx_fill(Kernels& table) {
-  table.isa = "amx";
-  amx::fill(table);
-}
-#endif
 
 }  // namespace sluice::kernels

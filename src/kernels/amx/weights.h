@@ -12,6 +12,7 @@
 // instructions, of which the processor starts two a cycle, besides decoding them to bytes.
 #pragma once
 
+#include "kernels/amx/bf16.h"
 #include "kernels/amx/tile.h"
 #include "kernels/avx512/decode.h"
 #include "kernels/kernels.h"
@@ -46,15 +47,6 @@ template <>
 constexpr int kCodeBits<BlockQ5_K> = 5;
 template <>
 constexpr int kCodeBits<BlockQ6_K> = 6;
-
-// The upper halves of two floats side by side, rounded to nearest (halves away from zero: one addition, and as free of
-// bias as halves to even).
-inline __m512i round_pairs(__m512 even, __m512 odd) {
-  const __m512i half = _mm512_set1_epi32(0x8000);
-  const __m512i upper_bytes = _mm512_broadcast_i32x4(_mm_setr_epi32(0x0302, 0x0706, 0x0b0a, 0x0f0e));
-  return _mm512_mask_shuffle_epi8(_mm512_add_epi32(_mm512_castps_si512(odd), half), 0x3333333333333333u,
-                                  _mm512_add_epi32(_mm512_castps_si512(even), half), upper_bytes);
-}
 
 // scale * q + offset for codes q that lie kShift bits up in a word. Put under the exponent of 1.0 the code makes the
 // float 1 + q * 2^(kShift - 23) without a conversion, and one multiply-add takes away the 1 again. The offset of that

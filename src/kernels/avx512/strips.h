@@ -56,13 +56,13 @@ inline const uint8_t* find_strip(const MatmulArgs& args, DType type, int64_t out
   return static_cast<const uint8_t*>(args.weights) + output / kStripRows * packed_strip_bytes(type, args.num_inputs);
 }
 
-// multiply<num_rows, kStrips>(args...) for num_rows <= kRows.
-template <typename Product, int kStrips, int kRows, typename... Args>
-inline void multiply_some(int64_t num_rows, const Args&... args) {
-  if constexpr (kRows > 0) {
-    if (num_rows == kRows) return Product::template multiply<kRows, kStrips>(args...);
-    multiply_some<Product, kStrips, kRows - 1>(num_rows, args...);
+// multiply<num_rows, kStripsTogether>(args...) for num_rows in [kMaxRows / 2, kRows].
+template <typename Product, int kRows = Product::kMaxRows, typename... Args>
+inline void multiply_group(int64_t num_rows, const Args&... args) {
+  if constexpr (kRows > Product::kMaxRows / 2) {
+    if (num_rows < kRows) return multiply_group<Product, kRows - 1>(num_rows, args...);
   }
+  Product::template multiply<kRows, kStripsTogether>(args...);
 }
 
 template <typename Product, int kStrips>
@@ -73,9 +73,6 @@ void multiply_strip(const MatmulArgs& args, int64_t row_begin, int64_t num_rows,
   // At least a whole panel ahead, or the beginning of the next one would not be there when it is decoded.
   const int64_t panel_bytes = strip_bytes * Product::kStretch / args.num_inputs;
   const int64_t inputs_ahead = (kPrefetchBytes + panel_bytes - 1) / panel_bytes * Product::kStretch;
-  // Groups of rows of even size: one of very few would have too few chains of sums to keep the processor busy.
-  constexpr int kMaxRows = kStrips == 1 ? kSingleStripRows : Product::kMaxRows;
-  const int64_t num_groups = (num_rows + kMaxRows - 1) / kMaxRows;
   for (int64_t begin = 0; begin < args.num_inputs; begin += Product::kStretch) {
     const int64_t left = args.num_inputs - begin, count = left < Product::kStretch ? left : Product::kStretch;
     for (int s = 0; s < kStrips; ++s) Product::decode(args, output + s * kStripRows, begin, count, panels[s]);
@@ -86,13 +83,24 @@ void multiply_strip(const MatmulArgs& args, int64_t row_begin, int64_t num_rows,
     const uint8_t* x = static_cast<const uint8_t*>(args.activations) + row_begin * args.activation_row_bytes +
                        Product::activation_offset(begin);
     int64_t row = 0;
-    for (int64_t group = 1; group <= num_groups; ++group) {
-      const int64_t rows = num_rows * group / num_groups - row;
-      multiply_some<Product, kStrips, kMaxRows>(rows, panels, count, x + row * args.activation_row_bytes,
-                                                args.activation_row_bytes, sums + row * kStrips * kStripRows,
-                                                begin == 0, ahead);
+    auto run = [&](auto multiply, int64_t rows) {
+      multiply(panels, count, x + row * args.activation_row_bytes, args.activation_row_bytes,
+               sums + row * kStrips * kStripRows, begin == 0, ahead);
       row += rows;
       ahead.bytes_each = 0;
+    };
+    if constexpr (kStrips == 1) {
+      while (num_rows - row >= 8) run(Product::template multiply<8, 1>, 8);
+      if (num_rows - row >= 4) run(Product::template multiply<4, 1>, 4);
+      if (num_rows - row >= 2) run(Product::template multiply<2, 1>, 2);
+      if (num_rows - row == 1) run(Product::template multiply<1, 1>, 1);
+    } else {
+      // Of even size: a group of very few rows has too few chains of sums to keep the processor busy.
+      const int64_t num_groups = (num_rows + Product::kMaxRows - 1) / Product::kMaxRows;
+      for (int64_t group = 1; group <= num_groups; ++group) {
+        const int64_t rows = num_rows * group / num_groups - row;
+        run([&](const auto&... given) { multiply_group<Product>(rows, given...); }, rows);
+      }
     }
   }
   float* y = args.output + row_begin * args.output_stride + output;

@@ -1,0 +1,105 @@
+// sluice verify: does a model give the outputs that somebody recorded beside it?
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "cli/commands.h"
+#include "cli/graph_flags.h"
+#include "graph/executor.h"
+#include "graph/import_onnx.h"
+#include "graph/passes.h"
+#include "graph/test_case.h"
+#include "sluice/error.h"
+
+namespace sluice::cli {
+namespace {
+
+struct Flags {
+  std::vector<std::string> folders;
+  graph::Tolerance tolerance;
+  int threads = 0;
+  bool quiet = false;
+  std::vector<std::string> disabled;
+};
+
+// Empty if every output is as recorded.
+std::string verify_data_set(graph::Executor& executor, const std::string& data_set, const Flags& flags, double& worst) {
+  const graph::Graph& model = executor.model().graph;
+  const graph::TestData data = graph::load_test_data(data_set, executor.model());
+  const std::vector<graph::Value> outputs = executor.run(data.inputs);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const graph::Difference difference = graph::compare(outputs[i], data.outputs[i], flags.tolerance);
+    worst = std::max(worst, difference.worst_error);
+    if (!difference.message.empty()) return fmt::format("output '{}' {}", model.output_names[i], difference.message);
+  }
+  return "";
+}
+
+// One line a data set. Returns how many failed.
+int verify_folder(const graph::TestFolder& folder, const Flags& flags) {
+  auto print = [&](const std::string& data_set, const std::string& problem, double worst) {
+    if (!problem.empty()) {
+      std::printf("FAILED  %s  %s\n", data_set.c_str(), problem.c_str());
+    } else if (!flags.quiet) {
+      std::printf("ok      %s  largest error %.3g\n", data_set.c_str(), worst);
+    }
+    std::fflush(stdout);
+  };
+  std::unique_ptr<graph::Executor> executor;
+  int num_failed = 0;
+  for (const std::string& data_set : folder.data_sets) {
+    std::string problem;
+    double worst = 0;
+    try {
+      if (executor == nullptr) {
+        auto model = std::make_shared<graph::Model>(graph::import_onnx(folder.model));
+        graph::optimise(*model, {.disabled = resolve_disabled(flags.disabled)});
+        // Some recorded inputs are not what their model declares; what was recorded with them still counts.
+        executor = std::make_unique<graph::Executor>(std::move(model), graph::Executor::Options{
+                                                                         .num_threads = flags.threads, .takes_any_shape = true});
+      }
+      problem = verify_data_set(*executor, data_set, flags, worst);
+    } catch (const Error& error) {
+      problem = error.message();
+    }
+    num_failed += problem.empty() ? 0 : 1;
+    print(data_set, problem, worst);
+  }
+  return num_failed;
+}
+
+}  // namespace
+
+void add_verify(CLI::App& parent) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command = parent.add_subcommand("verify", "Run ONNX models on recorded inputs and compare the outputs");
+  command->add_option("folder", flags->folders,
+                      "folders with an .onnx file and test_data_set_N folders of input_N.pb and output_N.pb, or folders of such folders")
+      ->required();
+  command->add_option("--rtol", flags->tolerance.relative, "error allowed, as a share of the recorded value")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--atol", flags->tolerance.absolute, "error allowed besides")->check(CLI::NonNegativeNumber)->capture_default_str();
+  command->add_option("-t,--threads", flags->threads, "threads that compute (0: as many as there are cores)")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command->add_flag("-q,--quiet", flags->quiet, "print only what fails, and the last line");
+  add_disable_pass(*command, flags->disabled);
+  command->callback([flags] {
+    int num_sets = 0, num_failed = 0;
+    for (const std::string& path : flags->folders) {
+      for (const graph::TestFolder& folder : graph::find_test_folders(path)) {
+        num_sets += static_cast<int>(folder.data_sets.size());
+        num_failed += verify_folder(folder, *flags);
+      }
+    }
+    std::printf("%d of %d as recorded\n", num_sets - num_failed, num_sets);
+    if (num_failed > 0) throw ExitCode{1};
+  });
+}
+
+}  // namespace sluice::cli

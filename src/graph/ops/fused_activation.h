@@ -1,0 +1,59 @@
+// The activation that fused operators of com.microsoft (FusedConv, FusedGemm) name in an attribute and apply to what
+// they have computed.
+#pragma once
+
+#include <algorithm>
+#include <string>
+
+#include "graph/op.h"
+#include "graph/ops/vector_math.h"
+
+namespace sluice::graph::ops {
+
+struct FusedActivation {
+  enum class Kind : uint8_t { kNone, kRelu, kLeakyRelu, kSigmoid, kTanh, kClip, kHardSigmoid, kElu, kHardSwish };
+
+  // `alpha` and `beta` are the activation's parameters in the order of its own operator's definition (Clip: min, max).
+  static FusedActivation make(const Node& node, const std::string& name, std::optional<float> alpha,
+                              std::optional<float> beta) {
+    using enum Kind;
+    if (name.empty() || name == "Identity") return {};
+    if (name == "Relu") return {kRelu};
+    if (name == "LeakyRelu") return {kLeakyRelu, alpha.value_or(0.01f)};
+    if (name == "Sigmoid") return {kSigmoid};
+    if (name == "Tanh") return {kTanh};
+    if (name == "Clip")
+      return {kClip, alpha.value_or(std::numeric_limits<float>::lowest()),
+              beta.value_or(std::numeric_limits<float>::max())};
+    if (name == "HardSigmoid") return {kHardSigmoid, alpha.value_or(0.2f), beta.value_or(0.5f)};
+    if (name == "Elu") return {kElu, alpha.value_or(1.0f)};
+    if (name == "HardSwish") return {kHardSwish};
+    fail(Code::kInvalidArgument,
+         "{}: activation '{}' is not known; known are Relu, LeakyRelu, Sigmoid, Tanh, Clip, HardSigmoid, Elu and "
+         "HardSwish",
+         node.describe(), name);
+  }
+
+  void apply(float* x, int64_t count) const {
+    using enum Kind;
+    auto map = [&](auto f) { for (int64_t i = 0; i < count; ++i) x[i] = f(x[i]); };
+    switch (kind) {
+      case kNone: return;
+      case kRelu: return map([](float v) { return v < 0 ? 0.0f : v; });
+      case kLeakyRelu: return map([a = alpha](float v) { return v < 0 ? a * v : v; });
+      case kSigmoid: return map([](float v) { return fast_sigmoid(v); });
+      case kTanh: return map([](float v) { return fast_tanh(v); });
+      case kClip: return map([lo = alpha, hi = beta](float v) { v = v < lo ? lo : v; return v > hi ? hi : v; });
+      case kHardSigmoid:
+        return map([a = alpha, b = beta](float v) { v = a * v + b; v = v < 0 ? 0 : v; return v > 1 ? 1.0f : v; });
+      case kElu: return map([a = alpha](float v) { return v < 0 ? a * fast_expm1(v) : v; });
+      case kHardSwish:
+        return map([](float v) { float s = v / 6 + 0.5f; s = s < 0 ? 0 : s; return v * (s > 1 ? 1.0f : s); });
+    }
+  }
+
+  Kind kind = Kind::kNone;
+  float alpha = 0, beta = 0;
+};
+
+}  // namespace sluice::graph::ops
