@@ -183,6 +183,7 @@ void run(const CLI::App& command, Flags& flags) {
             return a.prompt_tokens + a.output_tokens < b.prompt_tokens + b.output_tokens;
           }));
 
+  ServerShares shares(server);  // measures this machine, which nothing else may do meanwhile
   const InterruptWatch watch;
   const bool uses_ids = !server.prompts.id_pool.empty();
   json::object report{{"client", bench_head_json(1)}};  // of the server only what it says is known
@@ -210,7 +211,6 @@ void run(const CLI::App& command, Flags& flags) {
     shown_us = monotonic_us();
     std::fprintf(stderr, "\r%zu of %zu done, %zu failed", num_done, requests.size(), num_failed);
   };
-  ServerShares shares(server);
   options.should_stop = [&] { return watch.is_interrupted(); };
   bench::LoadResult result = bench::run_load(server.target, options);
   for (size_t i = 0; i < requests.size(); ++i) {

@@ -373,7 +373,8 @@ class Serve(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, "report.json")
             text = interrupted("serve", "--url", self.url, "--api-key", "secret", "--num-prompts", 1000000,
-                               "--ignore-eos", "--save", path, after="load    ")
+                               "--random-input-len", 30, "--random-output-len", 8, "--ignore-eos", "--save", path,
+                               after="load    ")
             found = json.loads(path.read_text())
             self.assertIn("Serving Benchmark Result, interrupted", text)
             self.assertTrue(found["interrupted"])
