@@ -115,11 +115,6 @@ double Limits::peak_for(double bytes_per_weight) const {
   return kind == Weights::kInt8 ? int8_per_second : kind == Weights::kBf16 ? bf16_per_second : f32_per_second;
 }
 
-const char* Limits::peak_name_for(double bytes_per_weight) const {
-  Weights kind = kind_of(bytes_per_weight);
-  return kind == Weights::kInt8 ? int8_name : kind == Weights::kBf16 ? bf16_name : f32_name;
-}
-
 Limits measure_limits(ThreadPool& pool, MemoryProbe& memory) {
   Limits limits;
   limits.read_bytes_per_second = memory.measure();

@@ -1,7 +1,7 @@
 // What this machine can do at most with the threads of a pool: bytes read per second from memory, operations per second
 // in registers. Measured, not looked up, because clocks, neighbours and virtual machines decide; a report gives its
-// figures as shares of these. Arithmetic takes a third of a second, each look at the memory a sixth and once the time
-// to fill the buffer. Call it while nothing else uses the pool. More threads than cores count as one for each core.
+// figures as shares of these. Arithmetic takes a third of a second, each look at the memory about as long and once the
+// time to fill the buffer. Call it while nothing else uses the pool. More threads than cores count as one for each core.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace sluice::bench {
 
-// A buffer that no cache holds and the pool that reads it; half a gigabyte to two, a quarter of `available_bytes` at
+// A buffer that no cache holds and the pool that reads it; 256 MB to 2 GB, a quarter of `available_bytes` at
 // most. The bandwidth of a shared machine drifts within seconds, so measure() is for calling before and after what is
 // compared with it. One thread at a time; the pool must outlive it.
 class MemoryProbe {
@@ -40,7 +40,6 @@ struct Limits {
 
   // The peak of the arithmetic that suits weights of that size: 8-bit integers up to 1.5 bytes a weight, bf16 up to 3.
   double peak_for(double bytes_per_weight) const;
-  const char* peak_name_for(double bytes_per_weight) const;
 };
 
 Limits measure_limits(ThreadPool& pool, MemoryProbe& memory);

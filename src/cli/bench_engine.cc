@@ -30,7 +30,8 @@ struct Tally {
 
 }  // namespace
 
-BenchRun run_jobs(engine::Engine& engine, std::vector<BenchJob> jobs, const std::function<bool()>& should_stop) {
+BenchRun run_jobs(engine::Engine& engine, std::vector<BenchJob> jobs, const std::function<bool()>& should_stop,
+                  int64_t decode_steps) {
   static std::atomic<uint64_t> next_id{0};
   auto tally = std::make_shared<Tally>();
   const auto num_jobs = static_cast<int64_t>(jobs.size());
@@ -79,6 +80,11 @@ BenchRun run_jobs(engine::Engine& engine, std::vector<BenchJob> jobs, const std:
   std::vector<int64_t>& times = tally->token_times;
   run.generated_tokens = static_cast<int64_t>(times.size());
   std::sort(times.begin(), times.end());
+  if (decode_steps > 0) {
+    auto end = std::upper_bound(times.begin(), times.end(), tally->first_us);
+    for (int64_t step = 0; step < decode_steps && end != times.end(); ++step) end = std::upper_bound(end, times.end(), *end);
+    times.erase(end, times.end());
+  }
   if (!times.empty()) run.seconds = static_cast<double>(times.back() - start_us) / 1e6;
   const int64_t prompts_us = only_prompts || tally->first_us == 0 ? 0 : tally->first_us - start_us;
   run.prompt_seconds = prompts_us > 0 ? static_cast<double>(prompts_us) / 1e6 : run.seconds;

@@ -37,9 +37,11 @@ struct BenchRun {
   static double rate(int64_t count, double seconds) { return seconds > 0 ? static_cast<double>(count) / seconds : 0; }
 };
 
-// Greedy, all submitted at once. `should_stop`, which may be empty, is asked every few hundredths of a second; true
+// Greedy, all submitted at once. With `decode_steps` only so many steps after the last sequence's first token count as
+// decoding; jobs long enough for the sequences that began first are then all there in each of them. `should_stop`, which may be empty, is asked every few hundredths of a second; true
 // cancels what is not done. Throws what a request ended with, once none is running any more.
-BenchRun run_jobs(engine::Engine& engine, std::vector<BenchJob> jobs, const std::function<bool()>& should_stop = {});
+BenchRun run_jobs(engine::Engine& engine, std::vector<BenchJob> jobs, const std::function<bool()>& should_stop = {},
+                  int64_t decode_steps = 0);
 
 // `count` random ids below `vocabulary`; another stream, another prompt.
 std::vector<int32_t> random_prompt(int64_t count, int64_t vocabulary, uint64_t seed, uint64_t stream);

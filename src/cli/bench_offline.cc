@@ -193,7 +193,7 @@ void run_throughput(ThroughputFlags& flags) {
                   static_cast<long long>(positions));
     }
     if (run.is_stopped) {
-      std::printf("Interrupted: %lld of %zu requests are done; the tokens are of all that was computed\n",
+      std::printf("Interrupted: %lld of %zu requests are done; the tokens are of all that had begun to answer\n",
                   static_cast<long long>(run.num_finished), requests.size());
     }
     std::printf("Throughput: %.2f requests/s, %.2f total tokens/s, %.2f output tokens/s\n", requests_rate,

@@ -103,6 +103,10 @@ void make_room_for_batch(const CLI::App& command, EngineFlags& engine, int64_t b
     throw UsageError{fmt::format("--max-num-seqs {} is less than the {} of {}, which run together; raise it or leave "
                                  "it away", most, batch, batch_option)};
   }
+  if (batch > engine.options.max_num_batched_tokens) {
+    throw UsageError{fmt::format("{} {} is more than the {} tokens of a step: raise --max-num-batched-tokens", batch_option,
+                                 batch, engine.options.max_num_batched_tokens)};
+  }
   most = std::max(most, batch);
 }
 

@@ -119,7 +119,7 @@ void BenchOutput::finish(const json::object& report) const {
   const std::string text = json::serialize(report) + "\n";
   if (json) {
     std::printf("%s", text.c_str());
-    std::fflush(stdout);
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) fail(Code::kUnavailable, "cannot write the report: {}", std::strerror(errno));
   }
   if (save.empty()) return;
   const Destination destination = find_destination(save);
@@ -127,7 +127,9 @@ void BenchOutput::finish(const json::object& report) const {
   bool is_whole = std::fwrite(text.data(), 1, text.size(), file.get()) == text.size();
   is_whole = std::fclose(file.release()) == 0 && is_whole;
   if (destination.written != destination.path) {
-    is_whole = is_whole && std::rename(destination.written.c_str(), destination.path.c_str()) == 0;
+    if (is_whole && std::rename(destination.written.c_str(), destination.path.c_str()) != 0) {
+      fail(Code::kUnavailable, "cannot write the report to {}: {}; it is in {}", save, std::strerror(errno), destination.written);
+    }
     const int error = errno;
     if (!is_whole) std::remove(destination.written.c_str());
     errno = error;

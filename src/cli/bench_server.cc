@@ -189,7 +189,7 @@ std::string ServerShares::describe() const {
   if (!unknown_because_.empty()) {
     return "shares of memory bandwidth and of peak arithmetic are unknown: " + unknown_because_;
   }
-  return describe_rates(rates_) + ", both of this machine's processors";
+  return describe_rates(rates_) + "; every step counted with all weights, of a server that runs here";
 }
 
 void ServerShares::add_to(json::object& report) const {

@@ -18,6 +18,7 @@
 #include "cli/bench_report.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "kernels/kernels.h"
 #include "engine/kv_memory.h"
 
 namespace sluice::cli {
@@ -35,6 +36,8 @@ struct Flags {
 struct Test {
   std::string name;
   int64_t batch = 1, num_prompt = 0, num_generated = 1;  // one generated: the prompt is what is measured
+
+  bool is_decode() const { return num_generated > 1; }
 };
 
 std::vector<Test> list_tests(const Flags& flags) {
@@ -52,13 +55,37 @@ std::vector<Test> list_tests(const Flags& flags) {
   return tests;
 }
 
-BenchRun run_test(engine::Engine& engine, int64_t vocabulary, const Test& test, uint64_t seed,
+// Steps in which the prompts of a decoding test are computed, at most: sequences that begin in the first of them have
+// to go on so much longer, to be there in each step that counts.
+int64_t count_head_start(const Test& test, int64_t tokens_a_step) {
+  if (!test.is_decode()) return 0;
+  const int64_t room = std::max<int64_t>(1, tokens_a_step - test.batch);
+  return (test.batch * test.num_prompt + room - 1) / room;
+}
+
+// Tokens of a sequence of the test.
+int64_t count_positions(const Test& test, int64_t tokens_a_step) {
+  return test.num_prompt + test.num_generated + count_head_start(test, tokens_a_step);
+}
+
+BenchRun run_test(engine::Engine& engine, int64_t vocabulary, const Test& test, int64_t tokens_a_step, uint64_t seed,
                   const InterruptWatch& watch) {
   std::vector<BenchJob> jobs;
+  const int64_t num_generated = test.num_generated + count_head_start(test, tokens_a_step);
   for (int64_t i = 0; i < test.batch; ++i) {
-    jobs.push_back({random_prompt(test.num_prompt, vocabulary, seed, static_cast<uint64_t>(i)), test.num_generated});
+    jobs.push_back({random_prompt(test.num_prompt, vocabulary, seed, static_cast<uint64_t>(i)), num_generated});
   }
-  return run_jobs(engine, std::move(jobs), [&] { return watch.is_interrupted(); });
+  return run_jobs(engine, std::move(jobs), [&] { return watch.is_interrupted(); }, test.num_generated - 1);
+}
+
+// Memory for the keys and values of all sequences of a test at once, or its name would be a lie.
+void require_pages(const engine::Engine& engine, const std::vector<Test>& tests, int64_t tokens_a_step) {
+  for (const Test& test : tests) {
+    const int64_t pages = test.batch * ((count_positions(test, tokens_a_step) + kernels::kPageSize - 1) / kernels::kPageSize);
+    if (pages <= engine.stats().num_pages) continue;
+    fail(Code::kResourceExhausted, "{} needs {} pages of KV memory and there are {}: lower --batch, -p, -n or -d, or raise "
+         "--kv-cache-memory", test.name, pages, engine.stats().num_pages);
+  }
 }
 
 struct Row {
@@ -67,7 +94,7 @@ struct Row {
   int64_t num_tokens = 0, num_steps = 0;  // that those are of
   double read_bytes_per_second = 0;       // of memory, the better of before and after
 
-  bool is_decode() const { return test.num_generated > 1; }
+  bool is_decode() const { return test.is_decode(); }
   void add(const BenchRun& run) {
     runs.push_back(is_decode() ? run.decode_rate() : run.prompt_rate());
     num_tokens += is_decode() ? run.decoded_tokens : run.prompt_tokens;
@@ -126,7 +153,8 @@ void run(const CLI::App& command, Flags& flags) {
   if (!flags.trace.empty()) trace::enable();
   engine::LoadedModel loaded = engine::load(flags.model, flags.load);
   int64_t longest = 0;
-  for (const Test& test : tests) longest = std::max(longest, test.num_prompt + test.num_generated);
+  const int64_t tokens_a_step = flags.engine.options.max_num_batched_tokens;
+  for (const Test& test : tests) longest = std::max(longest, count_positions(test, tokens_a_step));
   require_positions(loaded, flags.engine, longest, "the longest test", "-p, -n or -d");
   bench::MemoryProbe memory(*loaded.pool, engine::available_memory_bytes());
   const bench::Limits limits = bench::measure_limits(*loaded.pool, memory);
@@ -135,6 +163,7 @@ void run(const CLI::App& command, Flags& flags) {
   options.max_queue = std::max(options.max_queue, options.max_num_seqs);
   if (options.max_model_len == 0) options.max_model_len = longest;
   engine::Engine engine(*loaded.model, *loaded.pool, options);
+  require_pages(engine, tests, tokens_a_step);
   const InterruptWatch watch;
   if (!flags.output.json) {
     print_bench_head(flags.model, loaded, limits);
@@ -147,9 +176,9 @@ void run(const CLI::App& command, Flags& flags) {
   double before = limits.read_bytes_per_second;
   for (const Test& test : tests) {
     Row row{.test = test};
-    BenchRun last = run_test(engine, loaded.model->vocab_size(), test, seed++, watch);
+    BenchRun last = run_test(engine, loaded.model->vocab_size(), test, tokens_a_step, seed++, watch);
     for (int64_t i = 0; i < flags.repetitions && !last.is_stopped && !watch.is_interrupted(); ++i) {
-      last = run_test(engine, loaded.model->vocab_size(), test, seed++, watch);
+      last = run_test(engine, loaded.model->vocab_size(), test, tokens_a_step, seed++, watch);
       if (!last.is_stopped) row.add(last);
     }
     if (!row.runs.empty()) {

@@ -448,7 +448,7 @@ class OtherServers(unittest.TestCase):
         self.assertAlmostEqual(found["bandwidth_percent"],
                                100 * found["weights_gb_per_second"] / found["limits"]["read_gb_per_second"], places=6)
         self.assertLessEqual(found["weights_gb_per_second"], 1e-9 * 60 * 600000 / found["duration"])
-        self.assertRegex(self.load(url).stdout, r"Server: weights .* of memory.* of peak.*this machine")
+        self.assertRegex(self.load(url).stdout, r"Server: weights .* of memory.* of peak.*runs here")
 
     def test_ctrl_c_while_the_server_is_slow(self):
         # One warm-up and three answers, then nothing more.

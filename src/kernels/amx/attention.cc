@@ -153,7 +153,8 @@ Attention<Type>::Attention(const AttentionArgs& args)
   weights_ = memory.take(weight_bytes);
   zeros_ = memory.take(Type::row_bytes(args.head_dim));
 
-  memset(weights_, 0, static_cast<size_t>(weight_bytes));  // rows past the last stay so
+  // Rows past the last are nobody's, whatever a later block leaves in them.
+  memset(weights_, 0, static_cast<size_t>(weight_bytes));
   memset(zeros_, 0, static_cast<size_t>(Type::row_bytes(args.head_dim)));
   for (int64_t chunk = 0; chunk < kBlockChunks; ++chunk) {
     uint8_t* ones = values_ + ((chunk + 1) * num_columns_ - 1) * kTileBytes;

@@ -25,13 +25,20 @@ constexpr int kQueryParts = 2;
 
 inline __m512 upper_float(__m512i words) { return _mm512_castsi512_ps(avx512::and_bits(words, 0xffff0000u)); }
 
+// What rounding left over; nothing of an infinity.
+inline __m512 find_rest(__m512 x, __m512 rounded) {
+  const __m512 magnitude = _mm512_abs_ps(rounded);
+  const __mmask16 is_infinite = _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(__builtin_inff()), _CMP_EQ_OQ);
+  return _mm512_mask_sub_ps(_mm512_setzero_ps(), static_cast<__mmask16>(~is_infinite), x, rounded);
+}
+
 // query[head_dim] * scale to its row of the tiles [num_chunks, kQueryParts], zeros after its end.
 inline void pack_query(const float* query, int64_t head_dim, float scale, uint8_t* row) {
   for (int64_t d = 0; d < head_dim; d += kTileInputs, row += kQueryParts * kTileBytes) {
     for (int64_t half = 0; half < 2; ++half) {
       const __mmask16 valid = avx512::lanes_between(0, head_dim - d - half * 16);
       const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(valid, query + d + half * 16), _mm512_set1_ps(scale));
-      const __m512i high = round_upper(x), low = round_upper(_mm512_sub_ps(x, upper_float(high)));
+      const __m512i high = round_upper(x), low = round_upper(find_rest(x, upper_float(high)));
       auto store = [](uint8_t* to, __m512i words) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(_mm512_srli_epi32(words, 16)));
       };
@@ -41,18 +48,26 @@ inline void pack_query(const float* query, int64_t head_dim, float scale, uint8_
   }
 }
 
+// round_pairs() of what was stored: a NaN of any payload stays one.
+inline __m512i round_stored(__m512 even, __m512 odd) {
+  auto quiet = [](__m512 x) {
+    return _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_ps(__builtin_nanf("")));
+  };
+  return round_pairs(quiet(even), quiet(odd));
+}
+
 // A page of keys to tiles [num_chunks, kKeyParts<Type>], zeros after the last element.
 template <typename Type>
 inline void pack_keys(const void* page, int64_t head_dim, uint8_t* tiles) {
   constexpr int kParts = kKeyParts<Type>;
   typename Type::Keys keys(page, head_dim);
   auto pack = [](__m512 even, __m512 odd, uint8_t* to) {
-    const __m512i high = round_pairs(even, odd);
+    const __m512i high = round_stored(even, odd);
     avx512::store_512(to, high);
     if constexpr (kParts == 2) {
-      even = _mm512_sub_ps(even, _mm512_castsi512_ps(_mm512_slli_epi32(high, 16)));
-      odd = _mm512_sub_ps(odd, upper_float(high));
-      avx512::store_512(to + kTileBytes, round_pairs(even, odd));
+      even = find_rest(even, _mm512_castsi512_ps(_mm512_slli_epi32(high, 16)));
+      odd = find_rest(odd, upper_float(high));
+      avx512::store_512(to + kTileBytes, round_stored(even, odd));
     }
   };
   for (int64_t begin = 0; begin < head_dim; begin += kTileInputs, tiles += kParts * kTileBytes) {
@@ -79,13 +94,13 @@ inline void pack_values(const uint8_t* first, const uint8_t* second, int64_t hea
   for (; d + 32 <= head_dim; d += 32, row += 2 * kTileBytes) {
     Type::template load_values<2>(first, d, a);
     Type::template load_values<2>(second, d, b);
-    avx512::store_512(row, round_pairs(a[0], b[0]));
-    avx512::store_512(row + kTileBytes, round_pairs(a[1], b[1]));
+    avx512::store_512(row, round_stored(a[0], b[0]));
+    avx512::store_512(row + kTileBytes, round_stored(a[1], b[1]));
   }
   if (d + 16 <= head_dim) {
     Type::template load_values<1>(first, d, a);
     Type::template load_values<1>(second, d, b);
-    avx512::store_512(row, round_pairs(a[0], b[0]));
+    avx512::store_512(row, round_stored(a[0], b[0]));
     d += 16;
     row += kTileBytes;
   }
@@ -95,7 +110,7 @@ inline void pack_values(const uint8_t* first, const uint8_t* second, int64_t hea
     memcpy(padded[1], second + Type::row_bytes(d), static_cast<size_t>(Type::row_bytes(left)));
     Type::template load_values<1>(padded[0], 0, a);
     Type::template load_values<1>(padded[1], 0, b);
-    avx512::store_512(row, round_pairs(a[0], b[0]));
+    avx512::store_512(row, round_stored(a[0], b[0]));
   }
 }
 

@@ -7,7 +7,8 @@
 // than it multiplies.
 //
 // A Product has:
-//   kStretch, kMaxRows                    inputs of a panel; rows multiplied together (at most 12)
+//   kStretch, kMaxRows                    inputs of a panel; rows multiplied together by two strips (at most 12); by one
+//                                         up to kSingleStripRows are
 //   Panel                                 scratch of one stretch of one strip
 //   decode(args, output, begin, count, panel)
 //   activation_offset(begin)              bytes from an activation row's start to input `begin`
@@ -36,7 +37,7 @@ constexpr int64_t kPrefetchBytes = 8192;  // at least so far ahead in a strip, w
 // no burst of requests holds up the loads behind it. The processor's own prefetcher follows too, but stops at every
 // 4 KB.
 struct Ahead {
-  const uint8_t* at;
+  uintptr_t at;
   int64_t bytes_each;   // 0: another group of rows has fetched them
   int64_t strip_bytes;
 
@@ -44,10 +45,10 @@ struct Ahead {
   inline void fetch() {
     for (int64_t i = 0; i < bytes_each; i += 64) {
       for (int s = 0; s < kStrips; ++s) {
-        _mm_prefetch(reinterpret_cast<const char*>(at + s * strip_bytes + i), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(at + static_cast<uintptr_t>(s * strip_bytes + i)), _MM_HINT_T0);
       }
     }
-    at += bytes_each;
+    at += static_cast<uintptr_t>(bytes_each);
   }
 };
 
@@ -76,9 +77,11 @@ void multiply_strip(const MatmulArgs& args, int64_t row_begin, int64_t num_rows,
   for (int64_t begin = 0; begin < args.num_inputs; begin += Product::kStretch) {
     const int64_t left = args.num_inputs - begin, count = left < Product::kStretch ? left : Product::kStretch;
     for (int s = 0; s < kStrips; ++s) Product::decode(args, output + s * kStripRows, begin, count, panels[s]);
-    const bool is_past = begin + inputs_ahead >= args.num_inputs;  // in the strips that come next
-    const int64_t at = begin + inputs_ahead - (is_past ? args.num_inputs : 0);
-    Ahead ahead = {strip + strip_bytes * at / args.num_inputs + (is_past ? kStrips * strip_bytes : 0),
+    // Perhaps in the strips that come next. An address and no pointer: it may lie behind the last of them.
+    const int64_t strips_ahead = (begin + inputs_ahead) / args.num_inputs * kStrips;
+    const int64_t at = (begin + inputs_ahead) % args.num_inputs;
+    Ahead ahead = {reinterpret_cast<uintptr_t>(strip) +
+                       static_cast<uintptr_t>(strips_ahead * strip_bytes + strip_bytes * at / args.num_inputs),
                    strip_bytes * 32 / args.num_inputs, strip_bytes};
     const uint8_t* x = static_cast<const uint8_t*>(args.activations) + row_begin * args.activation_row_bytes +
                        Product::activation_offset(begin);
@@ -95,6 +98,7 @@ void multiply_strip(const MatmulArgs& args, int64_t row_begin, int64_t num_rows,
       if (num_rows - row >= 2) run(Product::template multiply<2, 1>, 2);
       if (num_rows - row == 1) run(Product::template multiply<1, 1>, 1);
     } else {
+      static_assert(kSingleStripRows + 1 >= Product::kMaxRows / 2);
       // Of even size: a group of very few rows has too few chains of sums to keep the processor busy.
       const int64_t num_groups = (num_rows + Product::kMaxRows - 1) / Product::kMaxRows;
       for (int64_t group = 1; group <= num_groups; ++group) {
