@@ -241,6 +241,7 @@ class Load {
     while (num_tasks_ > 0 && !is_stopped_) {
       if (options_.should_stop()) {
         is_stopped_ = true;
+        result_.duration_seconds = seconds_since(start_);  // nothing is waited for any more
         due_.cancel();
         wake_.cancel();
         client_.cut_off();

@@ -50,7 +50,7 @@ struct LoadOptions {
 };
 struct LoadResult {
   std::vector<RequestRecord> records;   // in the order of due_seconds; is_unfinished where the load was stopped before
-  double duration_seconds = 0;          // from the start of the run until the last answer ends
+  double duration_seconds = 0;          // from the start of the run until the last answer ends, or until it was stopped
 };
 LoadResult run_load(const HttpTarget& target, const LoadOptions& options);
 

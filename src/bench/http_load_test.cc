@@ -135,7 +135,7 @@ TEST(HttpLoad, StoppingBeforeAnythingIsSent) {
   options.should_stop = [] { return true; };
   const LoadResult result = run_load(server.target(), options);
   EXPECT_EQ(count_unfinished(result), 3);
-  EXPECT_EQ(result.duration_seconds, 0);
+  EXPECT_LT(result.duration_seconds, 1);
 }
 
 TEST(HttpLoad, Urls) {
