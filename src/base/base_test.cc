@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <atomic>
 #include <cmath>
@@ -148,6 +149,22 @@ TEST(MappedFile, ReleasesWholePages) {
   std::vector<uint8_t> other(1 << 16, 7);
   file.release(other);
   EXPECT_EQ(other[5000], 7);
+  std::remove(path.c_str());
+}
+
+// Opening a pipe waits for a writer, unless it is asked not to.
+TEST(MappedFile, RefusesWhatIsNoFile) {
+  const std::string path = testing::TempDir() + "mapped_file_pipe";
+  std::remove(path.c_str());
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  for (const std::string& each : {path, testing::TempDir(), std::string("/dev/null")}) {
+    try {
+      MappedFile file(each);
+      FAIL() << each;
+    } catch (const Error& error) {
+      EXPECT_NE(error.message().find(each + " is not a regular file"), std::string::npos) << error.message();
+    }
+  }
   std::remove(path.c_str());
 }
 

@@ -20,14 +20,17 @@ void add_dump(CLI::App& parent) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = parent.add_subcommand("dump", "Show the graph of an ONNX model as text");
   command->add_option("model", flags->path, "ONNX file")->required();
-  command->add_option("--after", flags->after, "show it after this pass (without: as it is in the file); last: after all of them");
+  command->add_option("--after", flags->after,
+                      "show it after this pass (without: as it is in the file); last: after all of them");
   add_disable_pass(*command, flags->disabled);
   command->footer(describe_passes());
   command->callback([flags] {
     graph::Model model = graph::import_onnx(flags->path);
-    if (flags->after.empty() && !flags->disabled.empty()) throw UsageError{"--disable-pass needs --after: without it no pass runs"};
+    if (flags->after.empty() && !flags->disabled.empty())
+      throw UsageError{"--disable-pass needs --after: without it no pass runs"};
     if (!flags->after.empty()) {
-      graph::optimise(model, {.disabled = resolve_disabled(flags->disabled), .stop_after = flags->after == "last" ? "" : flags->after});
+      graph::optimise(model, {.disabled = resolve_disabled(flags->disabled),
+                              .stop_after = flags->after == "last" ? "" : flags->after});
     }
     std::printf("%s", graph::dump(model.graph).c_str());
   });

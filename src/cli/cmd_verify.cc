@@ -1,5 +1,7 @@
 // sluice verify: does a model give the outputs that somebody recorded beside it?
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -26,15 +28,24 @@ struct Flags {
   std::vector<std::string> disabled;
 };
 
+// Passes rely on declared shapes; inputs that are not as declared get a model that no pass has seen.
+std::unique_ptr<graph::Executor> make_executor(const graph::TestFolder& folder, const Flags& flags,
+                                               bool is_as_declared) {
+  auto model = std::make_shared<graph::Model>(graph::import_onnx(folder.model));
+  if (is_as_declared) graph::optimise(*model, {.disabled = resolve_disabled(flags.disabled)});
+  const graph::Executor::Options options{.num_threads = flags.threads, .takes_any_shape = !is_as_declared};
+  return std::make_unique<graph::Executor>(std::move(model), options);
+}
+
 // Empty if every output is as recorded.
-std::string verify_data_set(graph::Executor& executor, const std::string& data_set, const Flags& flags, double& worst) {
+std::string verify_data_set(graph::Executor& executor, const graph::TestData& data, const Flags& flags, double& worst) {
   const graph::Graph& model = executor.model().graph;
-  const graph::TestData data = graph::load_test_data(data_set, executor.model());
   const std::vector<graph::Value> outputs = executor.run(data.inputs);
   for (size_t i = 0; i < outputs.size(); ++i) {
     const graph::Difference difference = graph::compare(outputs[i], data.outputs[i], flags.tolerance);
     worst = std::max(worst, difference.worst_error);
-    if (!difference.message.empty()) return fmt::format("output '{}' {}", model.output_names[i], difference.message);
+    if (difference.message.empty()) continue;
+    return fmt::format("output '{}' {}", model.output_names[i], difference.message);
   }
   return "";
 }
@@ -55,14 +66,14 @@ int verify_folder(const graph::TestFolder& folder, const Flags& flags) {
     std::string problem;
     double worst = 0;
     try {
-      if (executor == nullptr) {
-        auto model = std::make_shared<graph::Model>(graph::import_onnx(folder.model));
-        graph::optimise(*model, {.disabled = resolve_disabled(flags.disabled)});
-        // Some recorded inputs are not what their model declares; what was recorded with them still counts.
-        executor = std::make_unique<graph::Executor>(std::move(model), graph::Executor::Options{
-                                                                         .num_threads = flags.threads, .takes_any_shape = true});
+      if (executor == nullptr) executor = make_executor(folder, flags, /*is_as_declared=*/true);
+      const graph::TestData data = graph::load_test_data(data_set, executor->model());
+      if (executor->takes(data.inputs)) {
+        problem = verify_data_set(*executor, data, flags, worst);
+      } else {
+        // Some recorded inputs have other shapes than their model declares; what was recorded with them still counts.
+        problem = verify_data_set(*make_executor(folder, flags, false), data, flags, worst);
       }
-      problem = verify_data_set(*executor, data_set, flags, worst);
     } catch (const Error& error) {
       problem = error.message();
     }
@@ -72,24 +83,36 @@ int verify_folder(const graph::TestFolder& folder, const Flags& flags) {
   return num_failed;
 }
 
+std::string is_tolerance(const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  const bool is_number = !text.empty() && *end == 0 && value >= 0 && std::isfinite(value);
+  return is_number ? "" : "'" + text + "' is not a number of at least 0";
+}
+
 }  // namespace
 
 void add_verify(CLI::App& parent) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = parent.add_subcommand("verify", "Run ONNX models on recorded inputs and compare the outputs");
-  command->add_option("folder", flags->folders,
-                      "folders with an .onnx file and test_data_set_N folders of input_N.pb and output_N.pb, or folders of such folders")
+  command
+      ->add_option("folder", flags->folders,
+                   "folders with an .onnx file and test_data_set_N folders of input_N.pb and output_N.pb, or folders "
+                   "of such folders")
       ->required();
   command->add_option("--rtol", flags->tolerance.relative, "error allowed, as a share of the recorded value")
-      ->check(CLI::NonNegativeNumber)
+      ->check(is_tolerance)
       ->capture_default_str();
-  command->add_option("--atol", flags->tolerance.absolute, "error allowed besides")->check(CLI::NonNegativeNumber)->capture_default_str();
+  command->add_option("--atol", flags->tolerance.absolute, "error allowed besides")
+      ->check(is_tolerance)
+      ->capture_default_str();
   command->add_option("-t,--threads", flags->threads, "threads that compute (0: as many as there are cores)")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   command->add_flag("-q,--quiet", flags->quiet, "print only what fails, and the last line");
   add_disable_pass(*command, flags->disabled);
   command->callback([flags] {
+    resolve_disabled(flags->disabled);  // wrong names are told once
     int num_sets = 0, num_failed = 0;
     for (const std::string& path : flags->folders) {
       for (const graph::TestFolder& folder : graph::find_test_folders(path)) {

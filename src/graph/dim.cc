@@ -10,7 +10,8 @@
 namespace sluice::graph {
 namespace {
 
-constexpr size_t kMaxTerms = 64;        // beyond that nobody gains from knowing the formula
+constexpr size_t kMaxTerms = 64;  // beyond that nobody gains from knowing the formula
+constexpr size_t kMaxDegree = 16;
 constexpr size_t kMaxNameLength = 512;
 
 // What a polynomial multiplies: a named symbol, or a function of two dimensions.
@@ -39,7 +40,8 @@ struct DimExpression {
   static Dim to_dim(DimExpression expression) {
     std::erase_if(expression.terms, [](const auto& term) { return term.second == 0; });
     if (expression.terms.empty()) return Dim(0);
-    if (expression.terms.size() == 1 && expression.terms.begin()->first.empty()) return Dim(expression.terms.begin()->second);
+    if (expression.terms.size() == 1 && expression.terms.begin()->first.empty())
+      return Dim(expression.terms.begin()->second);
     if (expression.terms.size() > kMaxTerms) return Dim::unknown();
     return Dim(std::make_shared<const DimExpression>(std::move(expression)));
   }
@@ -102,6 +104,7 @@ Dim Dim::operator*(const Dim& other) const {
   DimExpression result;
   for (const auto& [left, left_factor] : a.terms) {
     for (const auto& [right, right_factor] : b.terms) {
+      if (left.size() + right.size() > kMaxDegree) return unknown();
       Monomial monomial = left;
       monomial.insert(monomial.end(), right.begin(), right.end());
       std::sort(monomial.begin(), monomial.end());
@@ -122,12 +125,17 @@ std::string Dim::to_string() const {
   std::string text;
   // The constant term, whose monomial sorts first, is read best at the end.
   auto add = [&](const Monomial& monomial, int64_t factor) {
-    if (!text.empty()) text += factor < 0 ? " - " : " + ";
-    else if (factor < 0) text += "-";
+    if (!text.empty())
+      text += factor < 0 ? " - " : " + ";
+    else if (factor < 0)
+      text += "-";
     const uint64_t magnitude = factor < 0 ? 0 - static_cast<uint64_t>(factor) : static_cast<uint64_t>(factor);
-    if (monomial.empty()) text += fmt::format("{}", magnitude);
-    else if (magnitude == 1) text += fmt::format("{}", fmt::join(monomial, "*"));
-    else text += fmt::format("{}*{}", magnitude, fmt::join(monomial, "*"));
+    if (monomial.empty())
+      text += fmt::format("{}", magnitude);
+    else if (magnitude == 1)
+      text += fmt::format("{}", fmt::join(monomial, "*"));
+    else
+      text += fmt::format("{}*{}", magnitude, fmt::join(monomial, "*"));
   };
   for (const auto& [monomial, factor] : expression_->terms) {
     if (!monomial.empty()) add(monomial, factor);
@@ -171,9 +179,9 @@ Dim floor_divide(const Dim& a, const Dim& b) {
   if (a == b) return 1;
   if (b.is_known()) {  // exact, term by term
     DimExpression quotient = DimExpression::of(a);
-    const bool is_exact = b.value() != -1 && std::all_of(quotient.terms.begin(), quotient.terms.end(), [&](const auto& term) {
-      return term.second % b.value() == 0;
-    });
+    const bool is_exact =
+        b.value() != -1 && std::all_of(quotient.terms.begin(), quotient.terms.end(),
+                                       [&](const auto& term) { return term.second % b.value() == 0; });
     if (is_exact) {
       for (auto& term : quotient.terms) term.second /= b.value();
       return DimExpression::to_dim(std::move(quotient));

@@ -1,4 +1,5 @@
-// A dimension that may not be known before run time: an integer, or an expression over symbols ("batch", "2*length + 1").
+// A dimension that may not be known before run time: an integer, or an expression over symbols ("batch", "2*length +
+// 1").
 //
 // Expressions are polynomials in symbols with integer coefficients, in a normal form, so that equal ones compare equal;
 // what no polynomial says (floor division, minimum) is a symbol of its own with a name that tells its arguments, again
@@ -22,6 +23,7 @@ struct DimExpression;
 class Dim {
  public:
   Dim(int64_t value = 0) : value_(value) {}
+  // REQUIRES: it does not begin with '?' and has no '(': those are names that are made here.
   static Dim symbol(const std::string& name);
   // A symbol that is equal to nothing else.
   static Dim unknown();

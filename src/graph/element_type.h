@@ -46,9 +46,9 @@ enum class ElementType : uint8_t {
 inline constexpr int kNumElementTypes = 27;
 
 struct ElementInfo {
-  const char* name;      // "float32", "int64", ... as NumPy and ONNX say it
-  int bytes;             // of one element in memory; 0: undefined; strings: sizeof(std::string)
-  int packed_bits;       // of one element in a file
+  const char* name;  // "float32", "int64", ... as NumPy and ONNX say it
+  int bytes;         // of one element in memory; 0: undefined; strings: sizeof(std::string)
+  int packed_bits;   // of one element in a file
 };
 const ElementInfo& get_info(ElementType type);
 inline const char* name(ElementType type) { return get_info(type).name; }
@@ -67,28 +67,48 @@ inline bool is_integer(ElementType t) {
 }
 
 // A distinct C++ type for each element type whose bits are not a C++ number, so that templates tell them apart.
-struct Half { uint16_t bits; };
-struct BFloat16 { uint16_t bits; };
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
 
 // The ElementType of a C++ type, at compile time.
 template <typename T>
 constexpr ElementType type_of() {
-  if constexpr (std::is_same_v<T, float>) return ElementType::kF32;
-  else if constexpr (std::is_same_v<T, double>) return ElementType::kF64;
-  else if constexpr (std::is_same_v<T, uint8_t>) return ElementType::kU8;
-  else if constexpr (std::is_same_v<T, int8_t>) return ElementType::kI8;
-  else if constexpr (std::is_same_v<T, uint16_t>) return ElementType::kU16;
-  else if constexpr (std::is_same_v<T, int16_t>) return ElementType::kI16;
-  else if constexpr (std::is_same_v<T, int32_t>) return ElementType::kI32;
-  else if constexpr (std::is_same_v<T, int64_t>) return ElementType::kI64;
-  else if constexpr (std::is_same_v<T, uint32_t>) return ElementType::kU32;
-  else if constexpr (std::is_same_v<T, uint64_t>) return ElementType::kU64;
-  else if constexpr (std::is_same_v<T, bool>) return ElementType::kBool;
-  else if constexpr (std::is_same_v<T, std::string>) return ElementType::kString;
-  else if constexpr (std::is_same_v<T, Half>) return ElementType::kF16;
-  else if constexpr (std::is_same_v<T, BFloat16>) return ElementType::kBF16;
-  else if constexpr (std::is_same_v<T, std::complex<float>>) return ElementType::kC64;
-  else if constexpr (std::is_same_v<T, std::complex<double>>) return ElementType::kC128;
+  if constexpr (std::is_same_v<T, float>)
+    return ElementType::kF32;
+  else if constexpr (std::is_same_v<T, double>)
+    return ElementType::kF64;
+  else if constexpr (std::is_same_v<T, uint8_t>)
+    return ElementType::kU8;
+  else if constexpr (std::is_same_v<T, int8_t>)
+    return ElementType::kI8;
+  else if constexpr (std::is_same_v<T, uint16_t>)
+    return ElementType::kU16;
+  else if constexpr (std::is_same_v<T, int16_t>)
+    return ElementType::kI16;
+  else if constexpr (std::is_same_v<T, int32_t>)
+    return ElementType::kI32;
+  else if constexpr (std::is_same_v<T, int64_t>)
+    return ElementType::kI64;
+  else if constexpr (std::is_same_v<T, uint32_t>)
+    return ElementType::kU32;
+  else if constexpr (std::is_same_v<T, uint64_t>)
+    return ElementType::kU64;
+  else if constexpr (std::is_same_v<T, bool>)
+    return ElementType::kBool;
+  else if constexpr (std::is_same_v<T, std::string>)
+    return ElementType::kString;
+  else if constexpr (std::is_same_v<T, Half>)
+    return ElementType::kF16;
+  else if constexpr (std::is_same_v<T, BFloat16>)
+    return ElementType::kBF16;
+  else if constexpr (std::is_same_v<T, std::complex<float>>)
+    return ElementType::kC64;
+  else if constexpr (std::is_same_v<T, std::complex<double>>)
+    return ElementType::kC128;
 }
 
 // Calls body(T{}) with the C++ type of `type` if it is one of Types; false if it is none of them:
@@ -112,11 +132,16 @@ template <typename Body>
 void dispatch_width(ElementType type, Body&& body) {
   if (type == ElementType::kString) return body(std::string());
   switch (get_info(type).bytes) {
-    case 1: return body(uint8_t{});
-    case 2: return body(uint16_t{});
-    case 4: return body(uint32_t{});
-    case 8: return body(uint64_t{});
-    default: return body(std::complex<double>{});
+    case 1:
+      return body(uint8_t{});
+    case 2:
+      return body(uint16_t{});
+    case 4:
+      return body(uint32_t{});
+    case 8:
+      return body(uint64_t{});
+    default:
+      return body(std::complex<double>{});
   }
 }
 

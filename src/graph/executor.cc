@@ -34,7 +34,8 @@ Tensor narrow(const Tensor& tensor, ElementType type, BufferPool* buffers) {
 
 ValueType type_of_value(const Value& value) {
   switch (value.kind) {
-    case Value::Kind::kTensor: return ValueType::tensor(value.tensor.type(), to_dims(value.tensor.shape()));
+    case Value::Kind::kTensor:
+      return ValueType::tensor(value.tensor.type(), to_dims(value.tensor.shape()));
     case Value::Kind::kSequence:
       return ValueType::sequence(value.sequence->empty() ? ValueType() : type_of_value(value.sequence->front()));
     case Value::Kind::kMap: {
@@ -43,7 +44,8 @@ ValueType type_of_value(const Value& value) {
       type.element = value.map->values.type();
       return type;
     }
-    case Value::Kind::kNone: return {};
+    case Value::Kind::kNone:
+      return {};
   }
   return {};
 }
@@ -83,8 +85,8 @@ void run_op(const Node& node, std::span<const Value* const> inputs, std::span<Va
       half_types[i] = std::exchange(types[i].element, ElementType::kF32);
     }
     outputs[i] = Value();
-    if ((op.flags & OpInfo::kMakesOutputs) != 0 || !types[i].is_tensor() ||
-        !types[i].dims || types[i].element == ElementType::kUndefined) {
+    if ((op.flags & OpInfo::kMakesOutputs) != 0 || !types[i].is_tensor() || !types[i].dims ||
+        types[i].element == ElementType::kUndefined) {
       continue;
     }
     if (const std::optional<Shape> shape = known_shape(*types[i].dims)) {
@@ -94,8 +96,8 @@ void run_op(const Node& node, std::span<const Value* const> inputs, std::span<Va
   RunContext context(node, given, outputs, types, environment);
   op.run(context);
   for (size_t i = 0; i < node.outputs.size(); ++i) {
-    if (node.outputs[i] != kNoValue && half_types[i] != ElementType::kUndefined && outputs[i].kind == Value::Kind::kTensor &&
-               outputs[i].tensor.type() == ElementType::kF32) {
+    if (node.outputs[i] != kNoValue && half_types[i] != ElementType::kUndefined &&
+        outputs[i].kind == Value::Kind::kTensor && outputs[i].tensor.type() == ElementType::kF32) {
       outputs[i] = Value(narrow(outputs[i].tensor, half_types[i], environment.buffers));
     }
   }
@@ -167,7 +169,8 @@ void Executor::check_inputs(std::span<const Value> inputs) const {
     const bool fits = (type.element == ElementType::kUndefined || tensor.type() == type.element) &&
                       (!type.dims || options_.takes_any_shape || static_cast<int>(type.dims->size()) == tensor.rank());
     if (!fits) {
-      fail(Code::kInvalidArgument, "input '{}' is {}; it has to be {}", declared.name, to_string(tensor), to_string(type));
+      fail(Code::kInvalidArgument, "input '{}' is {}; it has to be {}", declared.name, to_string(tensor),
+           to_string(type));
     }
     if (!type.dims || options_.takes_any_shape) continue;
     for (int d = 0; d < tensor.rank(); ++d) {
@@ -185,6 +188,15 @@ void Executor::check_inputs(std::span<const Value> inputs) const {
              found->first, found->second.first, found->second.second, tensor.dim(d), declared.name);
       }
     }
+  }
+}
+
+bool Executor::takes(std::span<const Value> inputs) const {
+  try {
+    check_inputs(inputs);
+    return true;
+  } catch (const Error&) {
+    return false;
   }
 }
 
@@ -235,14 +247,16 @@ void Executor::run_node(const Graph& graph, const Node& node, Frame& frame) {
     if (++depth_ > kMaxDepth) fail(Code::kInvalidArgument, "bodies are nested more than {} deep", kMaxDepth);
     Frame inner;
     inner.values.resize(body.values.size());
-    for (const Capture& capture : body.captures) inner.values[static_cast<size_t>(capture.inner)] = *find(capture.outer);
+    for (const Capture& capture : body.captures)
+      inner.values[static_cast<size_t>(capture.inner)] = *find(capture.outer);
     for (size_t i = 0; i < given.size(); ++i) inner.values[static_cast<size_t>(body.inputs[i])] = std::move(given[i]);
     std::vector<Value> results = run_frame(body, inner);
     --depth_;
     return results;
   };
   try {
-    run_op(node, inputs, outputs, {.pool = &pool_, .buffers = buffers_.get(), .random = &random_, .run_graph = &run_graph});
+    run_op(node, inputs, outputs,
+           {.pool = &pool_, .buffers = buffers_.get(), .random = &random_, .run_graph = &run_graph});
   } catch (const Error& error) {
     if (error.message().starts_with("node '")) throw;
     throw Error(error.code(), node.describe() + ": " + error.message(), error.param());
@@ -252,13 +266,14 @@ void Executor::run_node(const Graph& graph, const Node& node, Frame& frame) {
   }
 }
 
-std::vector<Value> evaluate(const Node& node, std::span<const Value* const> inputs, ThreadPool& pool) {
+std::vector<Value> evaluate(const Node& node, std::span<const Value* const> inputs, ThreadPool& pool,
+                            BufferPool* buffers) {
   std::vector<Value> outputs(std::max(node.outputs.size(), kMinOutputs));
   Random random(0);
   const RunContext::RunGraph no_bodies = [](const Node& owner, const Graph&, std::vector<Value>) -> std::vector<Value> {
     fail(Code::kUnimplemented, "{}: has a body and is no constant", owner.describe());
   };
-  run_op(node, inputs, outputs, {.pool = &pool, .buffers = nullptr, .random = &random, .run_graph = &no_bodies});
+  run_op(node, inputs, outputs, {.pool = &pool, .buffers = buffers, .random = &random, .run_graph = &no_bodies});
   return outputs;
 }
 

@@ -21,10 +21,10 @@ namespace sluice::graph {
 class Executor {
  public:
   struct Options {
-    int num_threads = 0;              // 0: the available cores
-    size_t max_bytes = SIZE_MAX;      // of tensors alive at once; more is an Error
-    uint64_t seed = 0;                // of operators that draw random numbers and have no seed
-    bool takes_any_shape = false;     // inputs may have other shapes than the model declares, if its operators take them
+    int num_threads = 0;           // 0: the available cores
+    size_t max_bytes = SIZE_MAX;   // of tensors alive at once; more is an Error
+    uint64_t seed = 0;             // of operators that draw random numbers and have no seed
+    bool takes_any_shape = false;  // inputs may have other shapes than the model declares, if its operators take them
   };
 
   explicit Executor(std::shared_ptr<const Model> model) : Executor(std::move(model), Options{}) {}
@@ -37,6 +37,8 @@ class Executor {
   // One value for each of graph.inputs; none: the default, where there is one. Gives one for each of graph.outputs.
   // Throws Error naming the input or the node.
   std::vector<Value> run(std::span<const Value> inputs);
+  // Whether run() would take these, as far as types and shapes go.
+  bool takes(std::span<const Value> inputs) const;
   // The most bytes of tensors that were alive at once.
   size_t peak_bytes() const { return buffers_->peak_bytes(); }
 
@@ -58,7 +60,9 @@ class Executor {
   int depth_ = 0;
 };
 
-// One node with these inputs, outside any graph: for constants. Throws Error.
-std::vector<Value> evaluate(const Node& node, std::span<const Value* const> inputs, ThreadPool& pool);
+// One node with these inputs, outside any graph: for constants. Throws Error, also if `buffers` limits what it may
+// take.
+std::vector<Value> evaluate(const Node& node, std::span<const Value* const> inputs, ThreadPool& pool,
+                            BufferPool* buffers = nullptr);
 
 }  // namespace sluice::graph

@@ -1,8 +1,10 @@
 #include "graph/infer.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "graph/op.h"
+#include "graph/passes.h"
 
 namespace sluice::graph {
 namespace {
@@ -26,65 +28,124 @@ ValueType merge(ValueType inferred, const ValueType& declared) {
   return inferred;
 }
 
+// The elements of a sequence share a type in which a symbol may be another size in each of them.
+void forget_elements(ValueType& type) {
+  if (type.inner == nullptr) return;
+  ValueType inner = *type.inner;
+  inner.dims.reset();
+  forget_elements(inner);
+  type.inner = std::make_shared<const ValueType>(std::move(inner));
+}
+
+struct Problem {
+  size_t node;  // of the graph that it stands in
+  int depth;    // 0: in the graph itself; more: in bodies
+  std::string text;
+};
+
 class Inference {
  public:
-  explicit Inference(std::vector<std::string>& problems) : problems_(problems) {}
+  Inference(Declarations declarations, std::vector<Problem>& problems)
+      : declarations_(declarations), problems_(problems) {}
 
   void run(Graph& graph) {
-    std::vector<std::optional<std::vector<Dim>>> ints(graph.values.size());
-    for (Node& node : graph.nodes) infer_node(graph, node, ints);
+    State state{graph, mark_inputs(graph), {}};
+    state.ints.resize(graph.values.size());
+    ++depth_;
+    for (size_t n = 0; n < graph.nodes.size(); ++n) infer_node(state, n);
+    --depth_;
   }
 
  private:
-  void infer_node(Graph& graph, Node& node, std::vector<std::optional<std::vector<Dim>>>& ints) {
+  struct State {
+    Graph& graph;
+    std::vector<bool> is_input;
+    std::vector<std::optional<std::vector<Dim>>> ints;
+  };
+
+  // Null for a default that the caller may replace.
+  static const Value* find_known(const State& state, ValueId id) {
+    const std::optional<Value>& constant = state.graph.value(id).constant;
+    return constant && !state.is_input[static_cast<size_t>(id)] ? &*constant : nullptr;
+  }
+
+  // Bodies see what surrounds them through their captures.
+  std::vector<ValueType> infer_body(const State& state, Graph& body, const std::vector<ValueType>& types) {
+    for (const Capture& capture : body.captures) {
+      GraphValue& inner = body.value(capture.inner);
+      inner.type = state.graph.value(capture.outer).type;
+      if (const Value* known = find_known(state, capture.outer); known != nullptr) inner.constant = *known;
+    }
+    for (size_t i = 0; i < body.inputs.size() && i < types.size(); ++i) body.value(body.inputs[i]).type = types[i];
+    run(body);
+    std::vector<ValueType> result;
+    for (const ValueId id : body.outputs) result.push_back(body.value(id).type);
+    return result;
+  }
+
+  void infer_node(State& state, size_t n) {
+    Graph& graph = state.graph;
+    Node& node = graph.nodes[n];
     std::vector<InferContext::Input> inputs(node.inputs.size());
     for (size_t i = 0; i < inputs.size(); ++i) {
       const ValueId id = node.inputs[i];
       if (id == kNoValue) continue;
-      GraphValue& value = graph.value(id);
-      inputs[i].type = value.type;
-      // A default that the caller may replace is not known.
-      const bool is_input = std::find(graph.inputs.begin(), graph.inputs.end(), id) != graph.inputs.end();
-      if (value.constant && !is_input) inputs[i].value = &*value.constant;
-      const auto& known = ints[static_cast<size_t>(id)];
+      inputs[i].type = graph.value(id).type;
+      inputs[i].value = find_known(state, id);
+      const auto& known = state.ints[static_cast<size_t>(id)];
       if (known) inputs[i].ints = &*known;
+      if (declarations_ == Declarations::kIgnore) forget_elements(inputs[i].type);
     }
     std::vector<InferContext::Output> outputs(std::max(node.outputs.size(), kMinOutputs));
-    // Bodies see what surrounds them through their captures.
     const InferContext::InferGraph infer_graph = [&](const Graph& body, const std::vector<ValueType>& types) {
-      Graph& inner = const_cast<Graph&>(body);  // one that belongs to this very node
-      for (const Capture& capture : inner.captures) {
-        const GraphValue& outer = graph.value(capture.outer);
-        inner.value(capture.inner).type = outer.type;
-        const bool is_input = std::find(graph.inputs.begin(), graph.inputs.end(), capture.outer) != graph.inputs.end();
-        if (outer.constant && !is_input) inner.value(capture.inner).constant = outer.constant;
-      }
-      for (size_t i = 0; i < inner.inputs.size() && i < types.size(); ++i) inner.value(inner.inputs[i]).type = types[i];
-      run(inner);
-      std::vector<ValueType> result;
-      for (const ValueId id : inner.outputs) result.push_back(inner.value(id).type);
-      return result;
+      return infer_body(state, const_cast<Graph&>(body), types);  // a body of this very node
     };
+    const int depth = depth_;
     try {
       InferContext context(node, inputs, outputs, &infer_graph);
       node.op->infer(context);
     } catch (const Error& error) {
+      depth_ = depth;
+      outputs.assign(outputs.size(), {});
       const std::string where = node.describe();
-      problems_.push_back(error.message().starts_with(where) ? error.message() : where + ": " + error.message());
+      const bool has_name = error.message().starts_with(where);
+      problems_.push_back({n, depth_ - 1, has_name ? error.message() : where + ": " + error.message()});
     }
     for (size_t i = 0; i < node.outputs.size(); ++i) {
       const ValueId id = node.outputs[i];
       if (id == kNoValue) continue;
-      graph.value(id).type = merge(std::move(outputs[i].type), graph.value(id).type);
-      if (outputs[i].ints && outputs[i].ints->size() <= kMaxKnownInts) ints[static_cast<size_t>(id)] = std::move(outputs[i].ints);
+      GraphValue& value = graph.value(id);
+      value.type = std::move(outputs[i].type);
+      if (declarations_ == Declarations::kFill) value.type = merge(std::move(value.type), value.declared);
+      if (outputs[i].ints && outputs[i].ints->size() <= kMaxKnownInts) {
+        state.ints[static_cast<size_t>(id)] = std::move(outputs[i].ints);
+      }
     }
   }
 
-  std::vector<std::string>& problems_;
+  const Declarations declarations_;
+  std::vector<Problem>& problems_;
+  int depth_ = 0;
 };
 
 }  // namespace
 
-void infer_types(Graph& graph, std::vector<std::string>& problems) { Inference(problems).run(graph); }
+void infer_types(Graph& graph, std::vector<std::string>& problems, Declarations declarations) {
+  std::vector<Problem> found;
+  Inference(declarations, found).run(graph);
+  for (Problem& problem : found) problems.push_back(std::move(problem.text));
+}
+
+std::vector<std::pair<size_t, std::string>> infer_proven_types(Graph& graph) {
+  std::vector<Problem> found;
+  Inference(Declarations::kIgnore, found).run(graph);
+  std::vector<std::pair<size_t, std::string>> problems;
+  for (Problem& problem : found) {
+    if (problem.depth == 0 && !has_body(graph.nodes[problem.node])) {
+      problems.emplace_back(problem.node, std::move(problem.text));
+    }
+  }
+  return problems;
+}
 
 }  // namespace sluice::graph

@@ -98,8 +98,24 @@ std::string Node::describe() const {
 }
 
 ValueId Graph::add_value(std::string name, ValueType type) {
-  values.push_back({std::move(name), std::move(type), std::nullopt});
+  values.push_back({std::move(name), std::move(type), std::nullopt, {}});
   return static_cast<ValueId>(values.size() - 1);
+}
+
+Graph copy_graph(const Graph& graph) {
+  Graph copy = graph;
+  for (Node& node : copy.nodes) {
+    for (auto& [name, attribute] : node.attributes) {
+      for (auto& body : attribute.graphs) body = std::make_shared<Graph>(copy_graph(*body));
+    }
+  }
+  return copy;
+}
+
+Model copy_model(const Model& model) {
+  Model copy = model;
+  copy.graph = copy_graph(model.graph);
+  return copy;
 }
 
 }  // namespace sluice::graph

@@ -52,7 +52,9 @@ std::string to_string(const ValueType& type);  // "float32 [batch x 3 x 224 x 22
 struct Graph;
 
 struct Attribute {
-  enum class Kind : uint8_t { kFloat, kInt, kString, kTensor, kGraph, kFloats, kInts, kStrings, kTensors, kGraphs, kType };
+  enum class Kind : uint8_t {
+    kFloat, kInt, kString, kTensor, kGraph, kFloats, kInts, kStrings, kTensors, kGraphs, kType
+  };
   Kind kind = Kind::kInt;
   float f = 0;
   int64_t i = 0;
@@ -60,16 +62,16 @@ struct Attribute {
   std::vector<float> floats;
   std::vector<int64_t> ints;
   std::vector<std::string> strings;
-  std::vector<Tensor> tensors;                  // one for kTensor
-  std::vector<std::shared_ptr<Graph>> graphs;   // one for kGraph
+  std::vector<Tensor> tensors;                 // one for kTensor
+  std::vector<std::shared_ptr<Graph>> graphs;  // one for kGraph
   ValueType type;
 };
 
 struct OpInfo;
 
-// What an operator makes of its attributes alone (a forest of trees, a table of words), kept with the node from its first
-// run on. Any thread may ask; two that ask first may both make it. A copy of a node begins without. Attributes must not
-// change once a node has run.
+// What an operator makes of its attributes alone (a forest of trees, a table of words), kept with the node from its
+// first run on. Any thread may ask; two that ask first may both make it. A copy of a node begins without. Attributes
+// must not change once a node has run.
 class Prepared {
  public:
   Prepared() = default;
@@ -125,6 +127,7 @@ struct GraphValue {
   std::string name;
   ValueType type;
   std::optional<Value> constant;  // its value, if that is known before run time
+  ValueType declared;             // what the file says of a value that a node makes; it may be wrong
 };
 
 // A value of the graph around a body, and the body's own name for it.
@@ -136,7 +139,8 @@ struct Graph {
   std::string name;
   std::vector<GraphValue> values;
   std::vector<Node> nodes;
-  std::vector<ValueId> inputs, outputs;  // initialisers that are also inputs are inputs here, with a constant as default
+  // Initialisers that are also inputs are inputs here, with a constant as default.
+  std::vector<ValueId> inputs, outputs;
   std::vector<std::string> output_names;  // of the outputs, whatever value they are
   std::vector<Capture> captures;
 
@@ -152,5 +156,9 @@ struct Model {
   int64_t ir_version = 0;
   std::map<std::string, std::string> metadata;
 };
+
+// A copy with bodies of its own, which the copy that C++ makes shares with the original. Tensors are shared.
+Graph copy_graph(const Graph& graph);
+Model copy_model(const Model& model);
 
 }  // namespace sluice::graph

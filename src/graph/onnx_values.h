@@ -20,7 +20,8 @@ struct ExternalBytes {
 using ReadExternal = std::function<ExternalBytes(const std::string& location, int64_t offset, int64_t num_bytes)>;
 
 ElementType read_element_type(int32_t number, const std::string& what);
-Tensor read_tensor(const onnx::TensorProto& proto, const std::string& what, const ReadExternal& read_external = nullptr);
+Tensor read_tensor(const onnx::TensorProto& proto, const std::string& what,
+                   const ReadExternal& read_external = nullptr);
 // Dense: the elements that are not listed are 0.
 Tensor read_sparse_tensor(const onnx::SparseTensorProto& proto, const std::string& what,
                           const ReadExternal& read_external = nullptr);

@@ -71,7 +71,9 @@ const Tensor& RunContext::input(int i) const {
   const Value& value = input_value(i);
   if (value.kind != Value::Kind::kTensor) {
     fail("input {} has to be a tensor, not {}", i + 1,
-         value.is_none() ? "an empty optional" : value.kind == Value::Kind::kMap ? "a map" : "a sequence");
+         value.is_none()                   ? "an empty optional"
+         : value.kind == Value::Kind::kMap ? "a map"
+                                           : "a sequence");
   }
   return value.tensor;
 }

@@ -1,9 +1,10 @@
 // An operator: a name, what it says about types and shapes, and how it is computed.
 //
 // Every operator has two functions. infer() says what its outputs are, from what is known of its inputs; it is called
-// when a model is loaded, with symbols for what is not known, and again at run time, when everything is. run() computes;
-// outputs whose shape infer() told are there already, others (their size depends on the data) it allocates itself.
-// Neither function keeps state. A new operator is a file in ops/, or a line in one, and a line in op_table.cc's list.
+// when a model is loaded, with symbols for what is not known, and again at run time, when everything is. run()
+// computes; outputs whose shape infer() told are there already, others (their size depends on the data) it allocates
+// itself. Neither function keeps state. A new operator is a file in ops/, or a line in one, and a line in op_table.cc's
+// list.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +42,8 @@ class InferContext {
   using InferGraph = std::function<std::vector<ValueType>(const Graph&, const std::vector<ValueType>& inputs)>;
 
   // `outputs` has room for at least kMinOutputs, however many the node names.
-  InferContext(const Node& node, std::span<const Input> inputs, std::span<Output> outputs, const InferGraph* infer_graph)
+  InferContext(const Node& node, std::span<const Input> inputs, std::span<Output> outputs,
+               const InferGraph* infer_graph)
       : node_(node), inputs_(inputs), outputs_(outputs), infer_graph_(infer_graph) {}
 
   const Node& node() const { return node_; }
@@ -55,8 +57,8 @@ class InferContext {
   const ValueType& type(int i) const;
   ElementType element(int i) const { return type(i).element; }
   bool has_rank(int i) const { return has_input(i) && type(i).has_rank(); }
-  int rank(int i) const { return type(i).rank(); }                    // REQUIRES: has_rank(i)
-  const Dims& dims(int i) const { return *type(i).dims; }             // REQUIRES: has_rank(i)
+  int rank(int i) const { return type(i).rank(); }         // REQUIRES: has_rank(i)
+  const Dims& dims(int i) const { return *type(i).dims; }  // REQUIRES: has_rank(i)
   // Null if the value is not known yet or left out.
   const Tensor* constant(int i) const;
   const Value* constant_value(int i) const { return has_input(i) ? inputs_[static_cast<size_t>(i)].value : nullptr; }
@@ -76,7 +78,8 @@ class InferContext {
   // Throws an Error that begins with the node's name.
   template <typename... Args>
   [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) const {
-    ::sluice::fail(Code::kInvalidArgument, "{}: {}", node_.describe(), fmt::format(format, std::forward<Args>(args)...));
+    ::sluice::fail(Code::kInvalidArgument, "{}: {}", node_.describe(),
+                   fmt::format(format, std::forward<Args>(args)...));
   }
   // 0 <= result < rank. Throws Error.
   int axis(int64_t axis, int rank) const;
@@ -94,9 +97,9 @@ class RunContext {
   using RunGraph = std::function<std::vector<Value>(const Node&, const Graph&, std::vector<Value> inputs)>;
 
   struct Environment {
-    ThreadPool* pool = nullptr;      // never null while a graph runs
+    ThreadPool* pool = nullptr;  // never null while a graph runs
     BufferPool* buffers = nullptr;
-    Random* random = nullptr;        // of operators without a seed
+    Random* random = nullptr;  // of operators without a seed
     const RunGraph* run_graph = nullptr;
   };
 
@@ -115,7 +118,9 @@ class RunContext {
   const Tensor& input(int i) const;
   const Value& input_value(int i) const;
   template <typename T>
-  const T* data(int i) const { return input(i).data<T>(); }
+  const T* data(int i) const {
+    return input(i).data<T>();
+  }
   template <typename T>
   T get_scalar(int i, T otherwise) const {  // the first element; `otherwise` if the input is left out
     return has_input(i) ? input(i).data<T>()[0] : otherwise;
@@ -124,7 +129,9 @@ class RunContext {
   // The output that infer() told the shape of. Writable, also where the model left it out.
   Tensor& output(int i) { return outputs_[static_cast<size_t>(i)].tensor; }
   template <typename T>
-  T* output_data(int i) { return output(i).data<T>(); }
+  T* output_data(int i) {
+    return output(i).data<T>();
+  }
   bool is_allocated(int i) const { return !outputs_[static_cast<size_t>(i)].is_none(); }
   const ValueType& output_type(int i) const { return output_types_[static_cast<size_t>(i)]; }
   // An output whose shape only run() knows.
@@ -142,7 +149,8 @@ class RunContext {
 
   template <typename... Args>
   [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) const {
-    ::sluice::fail(Code::kInvalidArgument, "{}: {}", node_.describe(), fmt::format(format, std::forward<Args>(args)...));
+    ::sluice::fail(Code::kInvalidArgument, "{}: {}", node_.describe(),
+                   fmt::format(format, std::forward<Args>(args)...));
   }
   [[noreturn]] void fail_type(int i) const;  // "does not take int4 as input 2"
   int axis(int64_t axis, int rank) const;
@@ -162,14 +170,15 @@ struct OpInfo {
     kViaFloat = 1,
     // Another result each time (random numbers): never folded or merged.
     kImpure = 2,
-    // run() sets all outputs itself (they share an input's memory): none is allocated for it, even if the shape is known.
+    // run() sets all outputs itself (they share an input's memory): none is allocated for it, even if the shape is
+    // known.
     kMakesOutputs = 4,
   };
 
   const char* domain;  // "" is ai.onnx
   const char* name;
-  int first_opset;     // in which it is defined
-  int last_opset;      // 0: still is
+  int first_opset;  // in which it is defined
+  int last_opset;   // 0: still is
   void (*infer)(InferContext& context);
   void (*run)(RunContext& context);
   uint8_t flags = kNone;

@@ -12,19 +12,62 @@ namespace {
 
 using Group = std::span<const OpInfo> (*)();
 constexpr Group kGroups[] = {
-    ops::elementwise_ops, ops::compare_ops, ops::unary_ops,      ops::activation_ops, ops::cast_ops,
-    ops::quantize_ops, ops::qlinear_ops,   ops::random_ops,  ops::reduce_ops, ops::scan_axis_ops,    ops::softmax_ops,
-    ops::loss_ops,        ops::shape_ops,   ops::join_ops,       ops::index_ops,
-    ops::slice_ops,       ops::pad_ops,     ops::resize_ops,     ops::select_ops,
-    ops::transpose_ops, ops::fill_ops, ops::scatter_ops, ops::grid_ops, ops::boxes_ops, ops::fold_ops,
-    ops::matmul_ops,      ops::conv_ops,    ops::pool_ops,       ops::norm_ops,
-    ops::matmul_integer_ops, ops::matmul_nbits_ops, ops::linalg_ops, ops::conv_integer_ops, ops::conv_transpose_ops,
-    ops::deform_conv_ops, ops::unpool_ops,
-    ops::recurrent_ops,   ops::attention_ops,                    ops::signal_ops,
-    ops::quantized_lstm_ops, ops::rotary_ops, ops::flex_attention_ops, ops::linear_attention_ops, ops::window_ops,
-    ops::contrib_attention_ops, ops::group_query_attention_ops,        ops::contrib_norm_ops,
-    ops::control_ops, ops::scan_ops,     ops::sequence_ops, ops::text_ops,      ops::tfidf_ops,      ops::ml_ops,
-    ops::ml_label_ops, ops::ml_linear_ops, ops::ml_tree_ops,
+    ops::elementwise_ops,
+    ops::compare_ops,
+    ops::unary_ops,
+    ops::activation_ops,
+    ops::cast_ops,
+    ops::quantize_ops,
+    ops::qlinear_ops,
+    ops::random_ops,
+    ops::reduce_ops,
+    ops::scan_axis_ops,
+    ops::softmax_ops,
+    ops::loss_ops,
+    ops::shape_ops,
+    ops::join_ops,
+    ops::index_ops,
+    ops::slice_ops,
+    ops::pad_ops,
+    ops::resize_ops,
+    ops::select_ops,
+    ops::transpose_ops,
+    ops::fill_ops,
+    ops::scatter_ops,
+    ops::grid_ops,
+    ops::boxes_ops,
+    ops::fold_ops,
+    ops::matmul_ops,
+    ops::conv_ops,
+    ops::pool_ops,
+    ops::norm_ops,
+    ops::matmul_integer_ops,
+    ops::matmul_nbits_ops,
+    ops::linalg_ops,
+    ops::conv_integer_ops,
+    ops::conv_transpose_ops,
+    ops::deform_conv_ops,
+    ops::unpool_ops,
+    ops::recurrent_ops,
+    ops::attention_ops,
+    ops::signal_ops,
+    ops::quantized_lstm_ops,
+    ops::rotary_ops,
+    ops::flex_attention_ops,
+    ops::linear_attention_ops,
+    ops::window_ops,
+    ops::contrib_attention_ops,
+    ops::group_query_attention_ops,
+    ops::contrib_norm_ops,
+    ops::control_ops,
+    ops::scan_ops,
+    ops::sequence_ops,
+    ops::text_ops,
+    ops::tfidf_ops,
+    ops::ml_ops,
+    ops::ml_label_ops,
+    ops::ml_linear_ops,
+    ops::ml_tree_ops,
     ops::image_ops,
 };
 
@@ -38,7 +81,9 @@ constexpr OutOfScope kOutOfScope[] = {
 
 std::string_view canonical(std::string_view domain) { return domain == "ai.onnx" ? std::string_view() : domain; }
 
-auto key_of(const OpInfo* op) { return std::make_tuple(std::string_view(op->domain), std::string_view(op->name), op->first_opset); }
+auto key_of(const OpInfo* op) {
+  return std::make_tuple(std::string_view(op->domain), std::string_view(op->name), op->first_opset);
+}
 
 const std::vector<const OpInfo*>& table() {
   static const std::vector<const OpInfo*> ops = [] {
@@ -57,8 +102,11 @@ const std::vector<const OpInfo*>& table() {
 std::span<const OpInfo* const> find_versions(std::string_view domain, std::string_view name) {
   const auto& ops = table();
   const auto key = std::make_tuple(canonical(domain), name);
-  auto key_without_opset = [](const OpInfo* op) { return std::make_tuple(std::string_view(op->domain), std::string_view(op->name)); };
-  const auto begin = std::lower_bound(ops.begin(), ops.end(), key, [&](const OpInfo* op, const auto& k) { return key_without_opset(op) < k; });
+  auto key_without_opset = [](const OpInfo* op) {
+    return std::make_tuple(std::string_view(op->domain), std::string_view(op->name));
+  };
+  const auto begin = std::lower_bound(ops.begin(), ops.end(), key,
+                                      [&](const OpInfo* op, const auto& k) { return key_without_opset(op) < k; });
   auto end = begin;
   while (end != ops.end() && key_without_opset(*end) == key) ++end;
   return {begin, end};
@@ -90,11 +138,12 @@ std::string explain_missing_op(std::string_view domain, std::string_view name, i
   }
   for (const OpInfo* op : table()) {
     if (name == op->name) {
-      return fmt::format("there is no {} in domain '{}', but in '{}'", name, canonical(domain).empty() ? "ai.onnx" : domain,
-                         *op->domain == 0 ? "ai.onnx" : op->domain);
+      return fmt::format("there is no {} in domain '{}', but in '{}'", name,
+                         canonical(domain).empty() ? "ai.onnx" : domain, *op->domain == 0 ? "ai.onnx" : op->domain);
     }
   }
-  const auto same_domain = std::find_if(table().begin(), table().end(), [&](const OpInfo* op) { return canonical(domain) == op->domain; });
+  const auto same_domain =
+      std::find_if(table().begin(), table().end(), [&](const OpInfo* op) { return canonical(domain) == op->domain; });
   if (same_domain == table().end()) {
     return fmt::format("domain '{}' is not known and the model has no function {} in it", domain, name);
   }

@@ -1,6 +1,8 @@
 #include "graph/passes.h"
 
 #include <algorithm>
+#include <functional>
+#include <set>
 
 #include "base/error.h"
 #include "graph/infer.h"
@@ -15,15 +17,7 @@ constexpr Pass kPasses[] = {
     {"remove-dead", "nodes and constants that nobody uses go away", passes::remove_dead},
 };
 constexpr int kMaxRounds = 8;  // what one pass leaves may be work for an earlier one
-
-const Pass& find_pass(const std::string& name) {
-  std::string names;
-  for (const Pass& pass : kPasses) {
-    if (name == pass.name) return pass;
-    names += (names.empty() ? "" : ", ") + std::string(pass.name);
-  }
-  fail(Code::kInvalidArgument, "there is no pass '{}', only {}", name, names);
-}
+constexpr int64_t kMaxNewBytes = int64_t{64} << 20;  // of constants, beside as many as the model has already
 
 void for_each_body(Graph& graph, const std::function<void(Graph&)>& body) {
   for (Node& node : graph.nodes) {
@@ -36,46 +30,80 @@ void for_each_body(Graph& graph, const std::function<void(Graph&)>& body) {
   }
 }
 
+int64_t bytes_of_constants(const Graph& graph) {
+  int64_t bytes = 0;
+  for (const GraphValue& value : graph.values) {
+    const bool is_tensor = value.constant && value.constant->kind == Value::Kind::kTensor;
+    if (is_tensor) bytes += passes::bytes_of(value.constant->tensor);
+  }
+  return bytes;
+}
+
+std::set<std::string> describe_nodes(const Graph& graph, const std::vector<std::pair<size_t, std::string>>& problems) {
+  std::set<std::string> nodes;
+  for (const auto& [node, text] : problems) nodes.insert(graph.nodes[node].describe());
+  return nodes;
+}
+
+void run_passes(Model& model, const OptimiseOptions& options) {
+  auto is_disabled = [&](const Pass& pass) {
+    return std::find(options.disabled.begin(), options.disabled.end(), pass.name) != options.disabled.end();
+  };
+  // Bodies see the constants around them as their own; those count once.
+  PassState state{.bytes_left = kMaxNewBytes + bytes_of_constants(model.graph)};
+  const std::set<std::string> failing = describe_nodes(model.graph, infer_proven_types(model.graph));
+  for (int round = 0; round < kMaxRounds; ++round) {
+    bool has_changed = false;
+    for (const Pass& pass : kPasses) {
+      bool changed = false;
+      if (!is_disabled(pass)) {
+        for_each_body(model.graph, [&](Graph& body) { changed |= pass.run(body, state); });
+        changed |= pass.run(model.graph, state);
+      }
+      has_changed |= changed;
+      if (changed) {
+        for (const auto& [node, problem] : infer_proven_types(model.graph)) {
+          if (!failing.contains(model.graph.nodes[node].describe())) fail(Code::kInvalidArgument, "{}", problem);
+        }
+      }
+      if (pass.name == options.stop_after) return;
+    }
+    if (!has_changed) return;
+  }
+}
+
 }  // namespace
 
 std::span<const Pass> list_passes() { return kPasses; }
 
+const Pass& find_pass(const std::string& name) {
+  std::string names;
+  for (const Pass& pass : kPasses) {
+    if (name == pass.name) return pass;
+    names += (names.empty() ? "" : ", ") + std::string(pass.name);
+  }
+  fail(Code::kInvalidArgument, "there is no pass '{}', only {}", name, names);
+}
+
 void optimise(Model& model, const OptimiseOptions& options) {
   for (const std::string& name : options.disabled) find_pass(name);
-  const Pass* last = options.stop_after.empty() ? nullptr : &find_pass(options.stop_after);
-  for (int round = 0; round < kMaxRounds; ++round) {
-    bool has_changed = false;
-    for (const Pass& pass : kPasses) {
-      const bool is_disabled = std::find(options.disabled.begin(), options.disabled.end(), pass.name) != options.disabled.end();
-      if (!is_disabled) {
-        bool changed = false;
-        for_each_body(model.graph, [&](Graph& body) { changed |= pass.run(body); });
-        changed |= pass.run(model.graph);
-        if (changed) {
-          std::vector<std::string> problems;
-          infer_types(model.graph, problems);
-          if (!problems.empty()) fail(Code::kInternal, "pass {} left a graph that does not fit together: {}", pass.name, problems[0]);
-        }
-        has_changed |= changed;
-      }
-      if (&pass == last) break;
+  if (!options.stop_after.empty()) find_pass(options.stop_after);
+  run_passes(model, options);
+  std::vector<std::string> ignored;  // what the file declares may be wrong where nothing relies on it
+  infer_types(model.graph, ignored, Declarations::kFill);
+}
+
+void Replacements::apply(Node& node) const {
+  for (ValueId& id : node.inputs) id = find(id);
+  for (auto& [name, attribute] : node.attributes) {
+    for (auto& inner : attribute.graphs) {
+      for (Capture& capture : inner->captures) capture.outer = find(capture.outer);
     }
-    if (!has_changed || last != nullptr) return;
   }
 }
 
-void replace_uses(Graph& graph, ValueId from, ValueId to) {
-  for (Node& node : graph.nodes) {
-    std::replace(node.inputs.begin(), node.inputs.end(), from, to);
-    for (auto& [name, attribute] : node.attributes) {
-      for (auto& inner : attribute.graphs) {
-        for (Capture& capture : inner->captures) {
-          if (capture.outer == from) capture.outer = to;
-        }
-      }
-    }
-  }
-  std::replace(graph.outputs.begin(), graph.outputs.end(), from, to);
+void Replacements::apply_to_outputs(Graph& graph) const {
+  for (ValueId& id : graph.outputs) id = find(id);
 }
 
 std::vector<int> count_uses(const Graph& graph) {
@@ -87,26 +115,19 @@ std::vector<int> count_uses(const Graph& graph) {
   return uses;
 }
 
-std::vector<int> find_makers(const Graph& graph) {
-  std::vector<int> makers(graph.values.size(), -1);
-  for (size_t n = 0; n < graph.nodes.size(); ++n) {
-    for (const ValueId id : graph.nodes[n].outputs) {
-      if (id != kNoValue) makers[static_cast<size_t>(id)] = static_cast<int>(n);
-    }
-  }
-  return makers;
+bool has_body(const Node& node) {
+  return std::any_of(node.attributes.begin(), node.attributes.end(),
+                     [](const auto& entry) { return !entry.second.graphs.empty(); });
 }
 
-bool is_input(const Graph& graph, ValueId id) {
-  return std::find(graph.inputs.begin(), graph.inputs.end(), id) != graph.inputs.end();
+std::vector<bool> mark_inputs(const Graph& graph) {
+  std::vector<bool> is_input(graph.values.size(), false);
+  for (const ValueId id : graph.inputs) is_input[static_cast<size_t>(id)] = true;
+  return is_input;
 }
 
-bool is_output(const Graph& graph, ValueId id) {
-  return std::find(graph.outputs.begin(), graph.outputs.end(), id) != graph.outputs.end();
-}
-
-const Tensor* find_constant(const Graph& graph, ValueId id) {
-  if (id == kNoValue || is_input(graph, id)) return nullptr;
+const Tensor* find_constant(const Graph& graph, const std::vector<bool>& is_input, ValueId id) {
+  if (id == kNoValue || is_input[static_cast<size_t>(id)]) return nullptr;
   const std::optional<Value>& constant = graph.value(id).constant;
   return constant && constant->kind == Value::Kind::kTensor ? &constant->tensor : nullptr;
 }

@@ -1,8 +1,9 @@
 // Rewrites of a graph that keep what it computes: an ordered list, each pass a file in passes/.
 //
-// A pass takes a graph with inferred types and leaves one with inferred types; it does not look into bodies, for
-// optimise() brings these to it too. Passes know no shapes but what infer() says, so that they hold for every size
-// that the model takes. Any pass can be left out (--disable-pass) and looked at (`sluice dump --after`).
+// A pass takes a graph with inferred types and may leave types stale; optimise() infers them anew. It does not look
+// into bodies, for optimise() brings these to it too. Passes know no shapes but what infer() says, and nothing that the
+// file merely declares, so that they hold for every size that the model takes. Any pass can be left out
+// (--disable-pass) and looked at (`sluice dump --after`).
 #pragma once
 
 #include <span>
@@ -13,27 +14,51 @@
 
 namespace sluice::graph {
 
+// What the runs of passes over one model share.
+struct PassState {
+  int64_t bytes_left = 0;  // that constants which passes make may still take
+};
+
 struct Pass {
-  const char* name;         // "fold-constants"
-  const char* meaning;      // a line for --help and docs
-  bool (*run)(Graph& graph);  // true if it changed something
+  const char* name;     // "fold-constants"
+  const char* meaning;  // a line for --help and docs
+  bool (*run)(Graph& graph, PassState& state);  // true if it changed something
 };
 
 // In the order in which they run.
 std::span<const Pass> list_passes();
+// Throws Error for a name that is no pass.
+const Pass& find_pass(const std::string& name);
 
 struct OptimiseOptions {
-  std::vector<std::string> disabled;     // names of passes that do not run
-  std::string stop_after;                // the last pass that runs; empty: all of them
+  std::vector<std::string> disabled;  // names of passes that do not run
+  std::string stop_after;             // the last pass that runs; empty: all of them
 };
 
-// Runs the passes over the graph and the bodies in it. Throws Error for a name that is no pass.
+// Runs the passes over the graph and the bodies in it; what shares its bodies changes too (copy_model() does not).
+// Throws Error for a name that is no pass, and for a node of which a pass shows that it fails whenever the graph runs.
 void optimise(Model& model, const OptimiseOptions& options = {});
 
 // What passes need. A use is an input of a node, a capture of a body, or an output of the graph.
 
-// Every use of `from` becomes one of `to`.
-void replace_uses(Graph& graph, ValueId from, ValueId to);
+// What is used in place of what, gathered along the nodes in their order.
+class Replacements {
+ public:
+  explicit Replacements(const Graph& graph) : instead_(graph.values.size(), kNoValue) {}
+  // REQUIRES: `to` is not replaced itself.
+  void add(ValueId from, ValueId to) { instead_[static_cast<size_t>(from)] = to; }
+  // The value that stands for this one.
+  ValueId find(ValueId id) const {
+    return id == kNoValue || instead_[static_cast<size_t>(id)] == kNoValue ? id : instead_[static_cast<size_t>(id)];
+  }
+  // In what a node or its bodies read; in what the graph gives.
+  void apply(Node& node) const;
+  void apply_to_outputs(Graph& graph) const;
+
+ private:
+  std::vector<ValueId> instead_;
+};
+
 // How often each value is used.
 std::vector<int> count_uses(const Graph& graph);
 // Calls body(id) for each value that the node reads, its bodies' captures included.
@@ -48,20 +73,21 @@ void for_each_use(const Node& node, Body&& body) {
     }
   }
 }
-// The node that makes a value: its index in graph.nodes, -1 for inputs, constants and captures.
-std::vector<int> find_makers(const Graph& graph);
+bool has_body(const Node& node);
+// By value: whether it is an input of the graph.
+std::vector<bool> mark_inputs(const Graph& graph);
 // Null if the value is not known before run time: a constant, but not the default of an input.
-const Tensor* find_constant(const Graph& graph, ValueId id);
-bool is_input(const Graph& graph, ValueId id);
-bool is_output(const Graph& graph, ValueId id);
+const Tensor* find_constant(const Graph& graph, const std::vector<bool>& is_input, ValueId id);
 // Takes the marked nodes out.
 void remove_nodes(Graph& graph, const std::vector<bool>& is_dead);
 
 namespace passes {
-bool fold_constants(Graph& graph);
-bool remove_identities(Graph& graph);
-bool merge_common(Graph& graph);
-bool remove_dead(Graph& graph);
+bool fold_constants(Graph& graph, PassState& state);
+bool remove_identities(Graph& graph, PassState& state);
+bool merge_common(Graph& graph, PassState& state);
+bool remove_dead(Graph& graph, PassState& state);
+// Of a tensor, with what its strings hold.
+int64_t bytes_of(const Tensor& tensor);
 }  // namespace passes
 
 }  // namespace sluice::graph

@@ -12,29 +12,40 @@ namespace sluice::graph {
 namespace {
 
 constexpr ElementInfo kInfo[kNumElementTypes] = {
-    {"undefined", 0, 0}, {"float32", 4, 32},  {"uint8", 1, 8},      {"int8", 1, 8},
-    {"uint16", 2, 16},   {"int16", 2, 16},    {"int32", 4, 32},     {"int64", 8, 64},
-    {"string", sizeof(std::string), 0},       {"bool", 1, 8},       {"float16", 2, 16},
-    {"float64", 8, 64},  {"uint32", 4, 32},   {"uint64", 8, 64},    {"complex64", 8, 64},
-    {"complex128", 16, 128},                  {"bfloat16", 2, 16},  {"float8e4m3fn", 1, 8},
-    {"float8e4m3fnuz", 1, 8},                 {"float8e5m2", 1, 8}, {"float8e5m2fnuz", 1, 8},
-    {"uint4", 1, 4},     {"int4", 1, 4},      {"float4e2m1", 1, 4}, {"float8e8m0", 1, 8},
-    {"uint2", 1, 2},     {"int2", 1, 2},
+    {"undefined", 0, 0},      {"float32", 4, 32},   {"uint8", 1, 8},
+    {"int8", 1, 8},           {"uint16", 2, 16},    {"int16", 2, 16},
+    {"int32", 4, 32},         {"int64", 8, 64},     {"string", sizeof(std::string), 0},
+    {"bool", 1, 8},           {"float16", 2, 16},   {"float64", 8, 64},
+    {"uint32", 4, 32},        {"uint64", 8, 64},    {"complex64", 8, 64},
+    {"complex128", 16, 128},  {"bfloat16", 2, 16},  {"float8e4m3fn", 1, 8},
+    {"float8e4m3fnuz", 1, 8}, {"float8e5m2", 1, 8}, {"float8e5m2fnuz", 1, 8},
+    {"uint4", 1, 4},          {"int4", 1, 4},       {"float4e2m1", 1, 4},
+    {"float8e8m0", 1, 8},     {"uint2", 1, 2},      {"int2", 1, 2},
 };
 
 constexpr size_t kAlignment = 64;
 
-size_t round_up(size_t bytes) { return (std::max<size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment; }
+constexpr size_t kAlwaysKeptBytes = size_t{64} << 20;
 
-// Sizes that share a free list differ by less than a factor of two.
-size_t size_class(size_t bytes) { return static_cast<size_t>(std::bit_width(bytes) - 1); }
+size_t round_up(size_t bytes, size_t step) { return (std::max<size_t>(bytes, 1) + step - 1) / step * step; }
+
+// To steps of an eighth of the power of two below.
+size_t round_size(size_t bytes) { return round_up(bytes, std::max(kAlignment, std::bit_floor(bytes) / 8)); }
+
+void* allocate_memory(size_t bytes) {
+  void* data = std::aligned_alloc(kAlignment, bytes);
+  if (data == nullptr) fail(Code::kResourceExhausted, "no memory for a tensor of {} bytes", bytes);
+  return data;
+}
 
 }  // namespace
 
 const ElementInfo& get_info(ElementType type) { return kInfo[static_cast<size_t>(type)]; }
 
 void Shape::push_back(int64_t dim) {
-  if (rank_ == kMaxRank) fail(Code::kInvalidArgument, "a tensor of more than {} dimensions; no more are supported", kMaxRank);
+  if (rank_ == kMaxRank) {
+    fail(Code::kInvalidArgument, "a tensor of more than {} dimensions; no more are supported", kMaxRank);
+  }
   dims_[rank_++] = dim;
 }
 
@@ -64,42 +75,41 @@ void BufferRef::release(Buffer* buffer) {
     pool->take_back(buffer);
     return;
   }
-  if (buffer->keeper == nullptr && buffer->strings.empty()) std::free(buffer->data);
+  if (buffer->is_ours && buffer->strings.empty()) std::free(buffer->data);
   delete buffer;
 }
 
-BufferPool::~BufferPool() {
-  for (auto& list : free_) {
-    for (Buffer* buffer : list) {
-      std::free(buffer->data);
-      delete buffer;
-    }
+BufferPool::~BufferPool() { free_smallest_until(0); }
+
+void BufferPool::check_size(size_t bytes) const {
+  if (bytes > max_bytes_) {
+    fail(Code::kResourceExhausted, "a tensor of {} bytes does not fit into {}", bytes, max_bytes_);
   }
 }
 
 BufferRef BufferPool::allocate(size_t bytes) {
-  bytes = round_up(bytes);
+  check_size(bytes);
+  bytes = round_size(bytes);
   const std::lock_guard lock(mutex_);
   Buffer* found = nullptr;
-  for (size_t c = size_class(bytes); c <= size_class(bytes) + 1 && c < std::size(free_) && found == nullptr; ++c) {
-    auto& list = free_[c];
-    for (size_t i = list.size(); i-- > 0;) {
-      if (list[i]->bytes < bytes) continue;
-      found = list[i];
-      list.erase(list.begin() + static_cast<std::ptrdiff_t>(i));
-      break;
-    }
+  for (auto at = kept_.lower_bound(bytes); at != kept_.end() && at->first < 2 * bytes && found == nullptr; ++at) {
+    if (at->second.empty()) continue;
+    found = at->second.back();
+    at->second.pop_back();
+    kept_bytes_ -= found->bytes;
   }
   if (found == nullptr) {
-    if (bytes > max_bytes_ - std::min(max_bytes_, in_use_)) {
+    const size_t room = max_bytes_ - std::min(max_bytes_, in_use_);
+    if (bytes > room - std::min(room, kept_bytes_)) free_smallest_until(room - std::min(room, bytes));
+    if (bytes > room) {
       fail(Code::kResourceExhausted, "a tensor of {} bytes does not fit: {} of {} bytes are in use", bytes, in_use_,
            max_bytes_);
     }
-    void* data = std::aligned_alloc(kAlignment, bytes);
-    if (data == nullptr) fail(Code::kResourceExhausted, "no memory for a tensor of {} bytes", bytes);
-    found = new Buffer;
-    found->data = data;
-    found->bytes = bytes;
+    auto made = std::make_unique<Buffer>();
+    made->data = allocate_memory(bytes);
+    made->bytes = bytes;
+    made->is_ours = true;
+    found = made.release();
   }
   found->num_users.store(1, std::memory_order_relaxed);
   found->pool = shared_from_this();
@@ -111,7 +121,20 @@ BufferRef BufferPool::allocate(size_t bytes) {
 void BufferPool::take_back(Buffer* buffer) {
   const std::lock_guard lock(mutex_);
   in_use_ -= buffer->bytes;
-  free_[std::min(size_class(buffer->bytes), std::size(free_) - 1)].push_back(buffer);
+  kept_bytes_ += buffer->bytes;
+  kept_[buffer->bytes].push_back(buffer);
+  if (kept_bytes_ > peak_ + kAlwaysKeptBytes) free_smallest_until(peak_);
+}
+
+void BufferPool::free_smallest_until(size_t max_kept_bytes) {
+  for (auto& [bytes, list] : kept_) {
+    while (!list.empty() && kept_bytes_ > max_kept_bytes) {
+      std::free(list.back()->data);
+      delete list.back();
+      list.pop_back();
+      kept_bytes_ -= bytes;
+    }
+  }
 }
 
 size_t BufferPool::bytes_in_use() const {
@@ -139,18 +162,23 @@ Tensor::Tensor(ElementType type, const Shape& shape, BufferPool* pool) : type_(t
     fail(Code::kInvalidArgument, "a tensor {} of shape {} is too large for memory", name(type), to_string(shape));
   }
   count_ = count;
-  if (type == ElementType::kString) {
-    auto* buffer = new Buffer;
-    buffer->strings.resize(static_cast<size_t>(std::max<int64_t>(count, 1)));
-    buffer->data = buffer->strings.data();
-    buffer_ = BufferRef(buffer);
-  } else if (pool != nullptr) {
+  if (type != ElementType::kString && pool != nullptr) {
     buffer_ = pool->allocate(static_cast<size_t>(bytes));
   } else {
     auto buffer = std::make_unique<Buffer>();
-    buffer->bytes = round_up(static_cast<size_t>(bytes));
-    buffer->data = std::aligned_alloc(kAlignment, buffer->bytes);
-    if (buffer->data == nullptr) fail(Code::kResourceExhausted, "no memory for a tensor of {} bytes", bytes);
+    buffer->is_ours = true;
+    if (type == ElementType::kString) {
+      if (pool != nullptr) pool->check_size(static_cast<size_t>(bytes));
+      try {
+        buffer->strings.resize(static_cast<size_t>(std::max<int64_t>(count, 1)));
+      } catch (const std::exception&) {  // bad_alloc or length_error
+        fail(Code::kResourceExhausted, "no memory for a tensor of {} strings", count);
+      }
+      buffer->data = buffer->strings.data();
+    } else {
+      buffer->bytes = round_up(static_cast<size_t>(bytes), kAlignment);
+      buffer->data = allocate_memory(buffer->bytes);
+    }
     buffer_ = BufferRef(buffer.release());
   }
   data_ = buffer_.get()->data;

@@ -2,14 +2,15 @@
 //
 // A Tensor is a type, a shape and a counted reference to memory that others may share: copying one copies no elements.
 // Elements are contiguous, the last dimension fastest. Who has just allocated a tensor may write it; afterwards it is
-// read-only, unless is_unique() says that nobody else sees it. Buffers come from a BufferPool, which hands the memory of
-// dead tensors to new ones, or from a file that is mapped. Any thread may drop a tensor.
+// read-only, unless is_unique() says that nobody else sees it. Buffers come from a BufferPool, which hands the memory
+// of dead tensors to new ones, or from a file that is mapped. Any thread may drop a tensor.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -29,9 +30,15 @@ inline constexpr int kMaxRank = 16;
 class Shape {
  public:
   Shape() = default;
-  Shape(std::initializer_list<int64_t> dims) { for (int64_t d : dims) push_back(d); }
-  explicit Shape(std::span<const int64_t> dims) { for (int64_t d : dims) push_back(d); }
-  explicit Shape(int rank, int64_t value) { for (int i = 0; i < rank; ++i) push_back(value); }
+  Shape(std::initializer_list<int64_t> dims) {
+    for (int64_t d : dims) push_back(d);
+  }
+  explicit Shape(std::span<const int64_t> dims) {
+    for (int64_t d : dims) push_back(d);
+  }
+  explicit Shape(int rank, int64_t value) {
+    for (int i = 0; i < rank; ++i) push_back(value);
+  }
 
   int rank() const { return rank_; }
   bool empty() const { return rank_ == 0; }
@@ -47,8 +54,8 @@ class Shape {
   void insert(int at, int64_t dim);
   void erase(int at);
 
-  int64_t count() const { return count(0, rank_); }               // elements; 1 if there are no dimensions
-  int64_t count(int begin, int end) const {                       // product of dimensions [begin, end)
+  int64_t count() const { return count(0, rank_); }  // elements; 1 if there are no dimensions
+  int64_t count(int begin, int end) const {          // product of dimensions [begin, end)
     int64_t product = 1;
     for (int i = begin; i < end; ++i) product *= dims_[i];
     return product;
@@ -73,19 +80,27 @@ struct Buffer {
   void* data = nullptr;
   size_t bytes = 0;
   std::atomic<int> num_users{1};
-  std::shared_ptr<BufferPool> pool;            // that it goes back to; null: it is freed
-  std::shared_ptr<const void> keeper;          // of memory that is not ours
-  std::vector<std::string> strings;            // data points into it
+  bool is_ours = false;                // to free, or to give back to the pool
+  std::shared_ptr<BufferPool> pool;    // that it goes back to; null: it is freed
+  std::shared_ptr<const void> keeper;  // of memory that is not ours
+  std::vector<std::string> strings;    // data points into it
 };
 
 class BufferRef {
  public:
   BufferRef() = default;
   explicit BufferRef(Buffer* buffer) : buffer_(buffer) {}  // takes over the count of 1
-  BufferRef(const BufferRef& other) : buffer_(other.buffer_) { if (buffer_) buffer_->num_users.fetch_add(1, std::memory_order_relaxed); }
+  BufferRef(const BufferRef& other) : buffer_(other.buffer_) {
+    if (buffer_) buffer_->num_users.fetch_add(1, std::memory_order_relaxed);
+  }
   BufferRef(BufferRef&& other) noexcept : buffer_(std::exchange(other.buffer_, nullptr)) {}
-  BufferRef& operator=(BufferRef other) noexcept { std::swap(buffer_, other.buffer_); return *this; }
-  ~BufferRef() { if (buffer_ && buffer_->num_users.fetch_sub(1, std::memory_order_acq_rel) == 1) release(buffer_); }
+  BufferRef& operator=(BufferRef other) noexcept {
+    std::swap(buffer_, other.buffer_);
+    return *this;
+  }
+  ~BufferRef() {
+    if (buffer_ && buffer_->num_users.fetch_sub(1, std::memory_order_acq_rel) == 1) release(buffer_);
+  }
   Buffer* get() const { return buffer_; }
 
  private:
@@ -93,13 +108,17 @@ class BufferRef {
   Buffer* buffer_ = nullptr;
 };
 
-// Memory of dead tensors, kept for new ones by size. Any thread. Its peak says what a graph needed.
+// Memory of dead tensors, kept for new ones by size. Sizes are rounded up by at most an eighth, so that tensors that
+// grow from run to run find some; what is kept and what is in use are together no more than max_bytes, and what is kept
+// no more than about what was in use at once. Any thread. Its peak says what a graph needed.
 class BufferPool : public std::enable_shared_from_this<BufferPool> {
  public:
   explicit BufferPool(size_t max_bytes = SIZE_MAX) : max_bytes_(max_bytes) {}
   ~BufferPool();
   // At least `bytes`, aligned to 64. Throws Error kResourceExhausted if there are not so many.
   BufferRef allocate(size_t bytes);
+  // Throws the same if max_bytes are less: for memory that is not taken from here.
+  void check_size(size_t bytes) const;
   size_t bytes_in_use() const;
   size_t peak_bytes() const;
 
@@ -108,8 +127,9 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
   void take_back(Buffer* buffer);
   const size_t max_bytes_;
   mutable std::mutex mutex_;
-  std::vector<Buffer*> free_[48];  // by the logarithm of the size
-  size_t in_use_ = 0, peak_ = 0;
+  void free_smallest_until(size_t max_kept_bytes);
+  std::map<size_t, std::vector<Buffer*>> kept_;  // by size; lists stay when they are empty, to ask for no memory again
+  size_t in_use_ = 0, kept_bytes_ = 0, peak_ = 0;
 };
 
 class Tensor {
@@ -121,9 +141,13 @@ class Tensor {
   // Borrows: `keeper` keeps the memory alive.
   static Tensor wrap(ElementType type, const Shape& shape, const void* data, std::shared_ptr<const void> keeper);
   template <typename T>
-  static Tensor scalar(T value) { return vector(std::vector<T>{value}, Shape()); }
+  static Tensor scalar(T value) {
+    return vector(std::vector<T>{value}, Shape());
+  }
   template <typename T>
-  static Tensor vector(const std::vector<T>& values) { return vector(values, Shape{static_cast<int64_t>(values.size())}); }
+  static Tensor vector(const std::vector<T>& values) {
+    return vector(values, Shape{static_cast<int64_t>(values.size())});
+  }
   template <typename T>
   static Tensor vector(const std::vector<T>& values, const Shape& shape) {
     Tensor made(type_of<T>(), shape);
@@ -147,11 +171,15 @@ class Tensor {
     return static_cast<T*>(data_);
   }
   template <typename T>
-  const T* data() const { return const_cast<Tensor*>(this)->data<T>(); }
+  const T* data() const {
+    return const_cast<Tensor*>(this)->data<T>();
+  }
   void* raw() { return data_; }
   const void* raw() const { return data_; }
   template <typename T>
-  std::span<const T> values() const { return {data<T>(), static_cast<size_t>(count_)}; }
+  std::span<const T> values() const {
+    return {data<T>(), static_cast<size_t>(count_)};
+  }
 
   // The same elements in another shape. REQUIRES: the same count.
   Tensor reshaped(const Shape& shape) const;
@@ -159,7 +187,10 @@ class Tensor {
   Tensor with_type(ElementType type) const;
   // Elements [begin, begin + shape.count()) as a tensor of their own that shares the memory.
   Tensor slice(int64_t begin, const Shape& shape) const;
-  bool is_unique() const { return buffer_.get() != nullptr && buffer_.get()->num_users.load(std::memory_order_acquire) == 1 && buffer_.get()->keeper == nullptr; }
+  bool is_unique() const {
+    const Buffer* buffer = buffer_.get();
+    return buffer != nullptr && buffer->num_users.load(std::memory_order_acquire) == 1 && buffer->is_ours;
+  }
   Tensor copy(BufferPool* pool = nullptr) const;
 
  private:

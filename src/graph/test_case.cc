@@ -67,9 +67,12 @@ void find_below(const fs::path& path, int depth, std::vector<TestFolder>& folder
 // What a number may be off by, besides the tolerance: one unit in the last place.
 double relative_step(ElementType type) {
   switch (type) {
-    case ElementType::kBF16: return 0x1p-7;
-    case ElementType::kF16: return 0x1p-10;
-    default: return 0;
+    case ElementType::kBF16:
+      return 0x1p-7;
+    case ElementType::kF16:
+      return 0x1p-10;
+    default:
+      return 0;
   }
 }
 
@@ -102,8 +105,9 @@ Difference compare_numbers(const Tensor& found, const Tensor& expected, const To
     if (worst < 0 || excess > worst_excess) worst = i, worst_excess = excess;
   }
   if (num_wrong > 0) {
-    difference.message = fmt::format("{} of {} values differ, most at {}: {} instead of {}", num_wrong, expected.count(),
-                                     place_of(worst, expected.shape()), get(found, worst), get(expected, worst));
+    difference.message =
+        fmt::format("{} of {} values differ, most at {}: {} instead of {}", num_wrong, expected.count(),
+                    place_of(worst, expected.shape()), get(found, worst), get(expected, worst));
   }
   return difference;
 }
@@ -115,20 +119,34 @@ Difference compare_tensors(const Tensor& found, const Tensor& expected, const To
   Difference difference;
   auto numbers = [&](auto zero) {
     using T = decltype(zero);
-    difference = compare_numbers(found, expected, tolerance, [](const Tensor& t, int64_t i) { return static_cast<double>(t.data<T>()[i]); });
+    difference = compare_numbers(found, expected, tolerance,
+                                 [](const Tensor& t, int64_t i) { return static_cast<double>(t.data<T>()[i]); });
   };
-  if (dispatch_numbers(expected.type(), numbers) || dispatch<bool>(expected.type(), numbers)) return difference;
+  if (dispatch<float, double>(expected.type(), numbers)) return difference;
+  // As doubles, large integers that differ would seem the same.
+  auto integers = [&](auto zero) {
+    using T = decltype(zero);
+    const T *x = found.data<T>(), *y = expected.data<T>();
+    const auto at = std::mismatch(y, y + expected.count(), x).first - y;
+    if (at == expected.count()) return;
+    difference.worst_error = std::abs(static_cast<double>(x[at]) - static_cast<double>(y[at]));
+    difference.message = fmt::format("has {} instead of {} at {}", x[at], y[at], place_of(at, expected.shape()));
+  };
+  if (dispatch_integers(expected.type(), integers) || dispatch<bool>(expected.type(), integers)) return difference;
   switch (expected.type()) {
     case ElementType::kF16:
-      return compare_numbers(found, expected, tolerance, [](const Tensor& t, int64_t i) { return f16_to_float(t.data<uint16_t>()[i]); });
+      return compare_numbers(found, expected, tolerance,
+                             [](const Tensor& t, int64_t i) { return f16_to_float(t.data<uint16_t>()[i]); });
     case ElementType::kBF16:
-      return compare_numbers(found, expected, tolerance, [](const Tensor& t, int64_t i) { return bf16_to_float(t.data<uint16_t>()[i]); });
+      return compare_numbers(found, expected, tolerance,
+                             [](const Tensor& t, int64_t i) { return bf16_to_float(t.data<uint16_t>()[i]); });
     case ElementType::kC64:
     case ElementType::kC128: {
       Shape parts = expected.shape();
       parts.push_back(2);
       const ElementType part = expected.type() == ElementType::kC64 ? ElementType::kF32 : ElementType::kF64;
-      return compare_tensors(Tensor::wrap(part, parts, found.raw(), nullptr), Tensor::wrap(part, parts, expected.raw(), nullptr), tolerance);
+      return compare_tensors(Tensor::wrap(part, parts, found.raw(), nullptr),
+                             Tensor::wrap(part, parts, expected.raw(), nullptr), tolerance);
     }
     case ElementType::kString: {
       for (int64_t i = 0; i < expected.count(); ++i) {
@@ -145,7 +163,8 @@ Difference compare_tensors(const Tensor& found, const Tensor& expected, const To
 Value make_ramp(const GraphValue& input) {
   if (input.constant) return Value();
   if (input.type.element != ElementType::kF32 || !input.type.dims) {
-    fail(Code::kInvalidArgument, "input '{}' is {}; without a file for it only float32 can be made up", input.name, to_string(input.type));
+    fail(Code::kInvalidArgument, "input '{}' is {}; without a file for it only float32 can be made up", input.name,
+         to_string(input.type));
   }
   Shape shape;
   for (const Dim& dim : *input.type.dims) shape.push_back(dim.is_known() ? dim.value() : 1);
@@ -158,10 +177,14 @@ Value make_ramp(const GraphValue& input) {
 
 const char* name_of(Value::Kind kind) {
   switch (kind) {
-    case Value::Kind::kNone: return "nothing";
-    case Value::Kind::kTensor: return "a tensor";
-    case Value::Kind::kSequence: return "a sequence";
-    case Value::Kind::kMap: return "a map";
+    case Value::Kind::kNone:
+      return "nothing";
+    case Value::Kind::kTensor:
+      return "a tensor";
+    case Value::Kind::kSequence:
+      return "a sequence";
+    case Value::Kind::kMap:
+      return "a map";
   }
   return "";
 }
@@ -186,7 +209,8 @@ TestData load_test_data(const std::string& data_set, const Model& model) {
       const ValueType& type = graph.value(ids[i]).type;
       Value value = fs::exists(path) ? read_value(read_file(path, kMaxFileBytes), type, path) : Value();
       // Some were recorded by a NumPy that had no bfloat16.
-      if (value.kind == Value::Kind::kTensor && type.element == ElementType::kBF16 && value.tensor.type() == ElementType::kU16) {
+      if (value.kind == Value::Kind::kTensor && type.element == ElementType::kBF16 &&
+          value.tensor.type() == ElementType::kU16) {
         value = value.tensor.with_type(ElementType::kBF16);
       }
       values.push_back(std::move(value));
@@ -204,16 +228,20 @@ TestData load_test_data(const std::string& data_set, const Model& model) {
 }
 
 Difference compare(const Value& found, const Value& expected, const Tolerance& tolerance) {
-  if (found.kind != expected.kind) return {INFINITY, fmt::format("is {} instead of {}", name_of(found.kind), name_of(expected.kind))};
+  if (found.kind != expected.kind)
+    return {INFINITY, fmt::format("is {} instead of {}", name_of(found.kind), name_of(expected.kind))};
   switch (expected.kind) {
-    case Value::Kind::kNone: return {};
-    case Value::Kind::kTensor: return compare_tensors(found.tensor, expected.tensor, tolerance);
+    case Value::Kind::kNone:
+      return {};
+    case Value::Kind::kTensor:
+      return compare_tensors(found.tensor, expected.tensor, tolerance);
     case Value::Kind::kMap: {
       Difference keys = compare_tensors(found.map->keys, expected.map->keys, {0, 0});
       if (!keys.message.empty()) return {INFINITY, "keys: " + keys.message};
       return compare_tensors(found.map->values, expected.map->values, tolerance);
     }
-    case Value::Kind::kSequence: break;
+    case Value::Kind::kSequence:
+      break;
   }
   const auto &xs = *found.sequence, &ys = *expected.sequence;
   if (xs.size() != ys.size()) return {INFINITY, fmt::format("is a sequence of {} instead of {}", xs.size(), ys.size())};

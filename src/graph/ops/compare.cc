@@ -31,7 +31,7 @@ void infer_order_ints(InferContext& ctx) {
   infer_ints(ctx, [](const std::vector<Dim>& d) -> std::optional<Dim> {
     if (!d[0].is_known() || !d[1].is_known()) return std::nullopt;
     return Dim(compare(d[0].value(), d[1].value()) ? 1 : 0);
-  });
+  }, 2);
 }
 bool less(int64_t a, int64_t b) { return a < b; }
 bool less_or_equal(int64_t a, int64_t b) { return a <= b; }
@@ -49,7 +49,7 @@ void infer_equal(InferContext& ctx) {
     if (d[0].is_known() && d[1].is_known()) return Dim(0);
     const Dim &known = d[0].is_known() ? d[0] : d[1];
     return known.is_known() && known.value() < 0 ? std::optional(Dim(0)) : std::nullopt;
-  });
+  }, 2);
 }
 
 template <typename T, typename F>
@@ -104,7 +104,7 @@ void infer_logic(InferContext& ctx) {
     const bool a = d[0].value() != 0, b = d[1].value() != 0;
     const char first = ctx.node().op_type[0];
     return Dim((first == 'A' ? a && b : first == 'O' ? a || b : a != b) ? 1 : 0);
-  });
+  }, 2);
 }
 
 void infer_not(InferContext& ctx) {
@@ -112,7 +112,7 @@ void infer_not(InferContext& ctx) {
   infer_same(ctx);
   infer_ints(ctx, [](const std::vector<Dim>& d) -> std::optional<Dim> {
     return d[0].is_known() ? std::optional(Dim(d[0].value() == 0 ? 1 : 0)) : std::nullopt;
-  });
+  }, 1);
 }
 
 void infer_bits(InferContext& ctx) {

@@ -6,6 +6,7 @@
 // means true and without end.
 #include <algorithm>
 #include <limits>
+#include <set>
 
 #include "graph/ops/bodies.h"
 #include "graph/ops/ops.h"
@@ -143,14 +144,15 @@ ValueType scalar_for(const Graph& body, int i, ElementType element) {
 bool never_stops(const Graph& body) {
   const ValueId answer = body.outputs[0], given = body.inputs[1];
   if (answer == given) return true;
-  if (const std::optional<Value>& constant = body.value(answer).constant) {
+  const std::optional<Value>& constant = body.value(answer).constant;
+  const bool is_input = std::find(body.inputs.begin(), body.inputs.end(), answer) != body.inputs.end();
+  if (constant && !is_input) {
     return constant->kind == Value::Kind::kTensor && constant->tensor.type() == ElementType::kBool &&
            constant->tensor.count() == 1 && constant->tensor.data<bool>()[0];
   }
   for (const Node& node : body.nodes) {
-    if (node.op_type == "Identity" && node.outputs.size() == 1 && node.outputs[0] == answer) {
-      return node.inputs[0] == given;
-    }
+    const bool is_identity = node.op_type == "Identity" && node.domain.empty() && node.inputs.size() == 1;
+    if (is_identity && node.outputs.size() == 1 && node.outputs[0] == answer) return node.inputs[0] == given;
   }
   return false;
 }
@@ -188,6 +190,24 @@ void keep_symbols(const ValueType& given, ValueType& joined, std::vector<Dim>& g
   }
 }
 
+// Outside the loop a size that differs from one time to the next has to be no symbol of the body: a carried value shows
+// the last one, a scan output one of each.
+ValueType outside_loop(ValueType type, const std::vector<Dim>& given_up) {
+  if (type.inner != nullptr) type.inner = std::make_shared<const ValueType>(outside_loop(*type.inner, given_up));
+  if (!type.dims || given_up.empty()) return type;
+  std::set<std::string> names;
+  for (const Dim& dim : given_up) names.insert(dim.to_string());
+  for (Dim& dim : *type.dims) {
+    bool is_given_up = false;
+    dim.substitute([&](const std::string& name) -> std::optional<int64_t> {
+      is_given_up |= names.contains(name);
+      return std::nullopt;
+    });
+    if (is_given_up) dim = Dim::unknown();
+  }
+  return type;
+}
+
 ValueType without_dims(ValueType type) {
   type.dims = std::nullopt;
   if (type.inner != nullptr) type.inner = std::make_shared<const ValueType>(without_dims(*type.inner));
@@ -208,7 +228,7 @@ void infer_loop(InferContext& context) {
   for (int i = 0; i < num_carried; ++i) {
     ValueType type = context.has_input(kFirstCarried + i) ? context.type(kFirstCarried + i) : ValueType();
     if (type.kind == ValueType::Kind::kUnknown) {
-      type = body.value(body.inputs[static_cast<size_t>(kFirstCarried + i)]).type;
+      type = without_dims(body.value(body.inputs[static_cast<size_t>(kFirstCarried + i)]).type);
     }
     given.push_back(std::move(type));
   }
@@ -225,8 +245,10 @@ void infer_loop(InferContext& context) {
     bool is_stable = true;
     for (size_t i = kFirstCarried; i < given.size(); ++i) {
       const ValueType& result = results[i - kFirstCarried + 1];
-      if (result.kind == ValueType::Kind::kUnknown || given[i].kind == ValueType::Kind::kUnknown) continue;
-      ValueType joined = join_types(context, static_cast<int>(i) - kFirstCarried, given[i], result);
+      if (given[i].kind == ValueType::Kind::kUnknown) continue;
+      ValueType joined = result.kind == ValueType::Kind::kUnknown
+                             ? without_dims(given[i])
+                             : join_types(context, static_cast<int>(i) - kFirstCarried, given[i], result);
       keep_symbols(given[i], joined, given_up);
       is_stable = is_stable && are_equal(joined, given[i]);
       given[i] = std::move(joined);
@@ -238,11 +260,11 @@ void infer_loop(InferContext& context) {
     const ValueType& result = results[static_cast<size_t>(1 + i)];
     // An optional that the body fills is what it fills it with: models declare it so.
     const bool is_filled = type.kind == ValueType::Kind::kOptional && result.kind != ValueType::Kind::kOptional;
-    context.set_type(i, type.kind == ValueType::Kind::kUnknown || is_filled ? result : type);
+    context.set_type(i, outside_loop(type.kind == ValueType::Kind::kUnknown || is_filled ? result : type, given_up));
   }
   const std::optional<Dim> num_trips = find_trip_count(context, body);
   for (int i = num_carried; i < context.num_outputs(); ++i) {
-    ValueType type = results[static_cast<size_t>(1 + i)];
+    ValueType type = outside_loop(results[static_cast<size_t>(1 + i)], given_up);
     if (!type.is_tensor()) continue;
     if (type.dims) type.dims->insert(type.dims->begin(), num_trips.value_or(Dim::unknown()));
     context.set_type(i, std::move(type));

@@ -134,7 +134,7 @@ void infer_arithmetic(InferContext& ctx) {
   check_same_element(ctx);
   check_element(ctx, 0, is_number, "numbers");
   infer_pair(ctx, ctx.element(0));
-  if (is_wide_integer(ctx.element(0))) infer_ints(ctx, ints);
+  if (is_wide_integer(ctx.element(0))) infer_ints(ctx, ints, 2);
 }
 
 void run_add(RunContext& ctx) {
@@ -278,7 +278,7 @@ void infer_variadic(InferContext& ctx) {
 template <std::optional<Dim> (*ints)(Arguments)>
 void infer_extremum(InferContext& ctx) {
   infer_variadic(ctx);
-  if (is_wide_integer(ctx.element(0))) infer_ints(ctx, ints);
+  if (is_wide_integer(ctx.element(0))) infer_ints(ctx, ints, 1);
 }
 
 // output 0 = f(...f(f(input 0, input 1), input 2)...), broadcast, then `last` of each element.
@@ -357,7 +357,7 @@ void infer_where(InferContext& ctx) {
   infer_ints(ctx, [](Arguments d) -> std::optional<Dim> {
     if (!d[0].is_known()) return d[1] == d[2] ? std::optional(d[1]) : std::nullopt;
     return d[0].value() != 0 ? d[1] : d[2];
-  });
+  }, 3);
 }
 
 // A row of Where. Strings and numbers alike.

@@ -184,7 +184,7 @@ void infer_pair(InferContext& ctx, ElementType element);
 
 // What is known of the elements of an output that is f of small integer tensors, broadcast: nothing unless all are
 // known or symbolic, have at most 64 elements and at most one dimension. f takes a Dim of each input and gives
-// optional<Dim>.
+// optional<Dim>; nodes with fewer than `num_needed` inputs, which run() refuses, it does not see.
 inline constexpr int64_t kMaxInts = 64;
 // False for large tensors, whose elements nobody should look through.
 inline bool may_carry_ints(const InferContext& ctx, int i) {
@@ -198,7 +198,8 @@ inline bool may_carry_ints(const InferContext& ctx, int i) {
   return true;
 }
 template <typename F>
-void infer_ints(InferContext& ctx, F f) {
+void infer_ints(InferContext& ctx, F f, int num_needed) {
+  if (ctx.num_inputs() < num_needed) return;  // run() refuses it
   std::vector<std::vector<Dim>> inputs;
   size_t count = 1;
   for (int i = 0; i < ctx.num_inputs(); ++i) {

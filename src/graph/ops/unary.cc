@@ -97,7 +97,7 @@ void infer_neg(InferContext& ctx) {
   infer_ints(ctx, [](const std::vector<Dim>& d) -> std::optional<Dim> {
     if (d[0] == Dim(std::numeric_limits<int64_t>::min())) return std::nullopt;
     return Dim(0) - d[0];
-  });
+  }, 1);
 }
 
 template <typename F>

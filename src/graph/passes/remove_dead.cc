@@ -4,7 +4,7 @@
 
 namespace sluice::graph::passes {
 
-bool remove_dead(Graph& graph) {
+bool remove_dead(Graph& graph, PassState&) {
   std::vector<int> uses = count_uses(graph);
   std::vector<bool> is_dead(graph.nodes.size(), false);
   bool has_changed = false;
@@ -17,9 +17,12 @@ bool remove_dead(Graph& graph) {
     is_dead[n] = has_changed = true;
   }
   remove_nodes(graph, is_dead);
-  has_changed |= std::erase_if(graph.captures, [&](const Capture& capture) { return uses[static_cast<size_t>(capture.inner)] == 0; }) > 0;
+  has_changed |= std::erase_if(graph.captures, [&](const Capture& capture) {
+                   return uses[static_cast<size_t>(capture.inner)] == 0;
+                 }) > 0;
+  const std::vector<bool> is_input = mark_inputs(graph);
   for (size_t id = 0; id < graph.values.size(); ++id) {
-    if (uses[id] > 0 || !graph.values[id].constant || is_input(graph, static_cast<ValueId>(id))) continue;
+    if (uses[id] > 0 || !graph.values[id].constant || is_input[id]) continue;
     graph.values[id].constant.reset();
     has_changed = true;
   }
