@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "bench/message_of_for_test.h"
 #include "bench/prompts.h"
 #include "bench/request_record.h"
 #include "bench/sse_reader.h"
@@ -17,15 +18,6 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-std::string message_of(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    return error.message();
-  }
-  return "nothing was thrown";
-}
 
 // The expected figures are NumPy's, of numpy.percentile and numpy.std.
 TEST(Statistics, PercentilesAsNumpy) {

@@ -13,20 +13,12 @@
 #include <vector>
 
 #include "base/error.h"
+#include "bench/message_of_for_test.h"
 
 namespace sluice::bench {
 namespace {
 
 using testing::HasSubstr;
-
-std::string message_of(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    return error.message();
-  }
-  return "nothing was thrown";
-}
 
 // Takes connections one after the other; the first `num_answered` requests get an answer at once, others never.
 class SlowServer {

@@ -6,21 +6,13 @@
 #include <functional>
 
 #include "base/error.h"
+#include "bench/message_of_for_test.h"
 
 namespace sluice::bench {
 namespace {
 
 using testing::HasSubstr;
 using testing::Not;
-
-std::string message_of(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    return error.message();
-  }
-  return "nothing was thrown";
-}
 
 RequestRecord make_record(double start, std::vector<double> pieces, int64_t prompt, int64_t output) {
   RequestRecord record;

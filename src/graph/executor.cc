@@ -6,30 +6,18 @@
 #include <utility>
 
 #include "base/check.h"
-#include "base/float16.h"
 #include "base/trace.h"
 #include "graph/import_onnx.h"
+#include "graph/ops/convert.h"
 #include "graph/passes.h"
 
 namespace sluice::graph {
 namespace {
 
-Tensor widen(const Tensor& tensor, BufferPool* buffers) {
-  Tensor wide(ElementType::kF32, tensor.shape(), buffers);
-  const uint16_t* from = tensor.data<uint16_t>();
-  float* to = wide.data<float>();
-  const bool is_f16 = tensor.type() == ElementType::kF16;
-  for (int64_t i = 0; i < tensor.count(); ++i) to[i] = is_f16 ? f16_to_float(from[i]) : bf16_to_float(from[i]);
-  return wide;
-}
-
-Tensor narrow(const Tensor& tensor, ElementType type, BufferPool* buffers) {
-  Tensor half(type, tensor.shape(), buffers);
-  const float* from = tensor.data<float>();
-  uint16_t* to = half.data<uint16_t>();
-  const bool is_f16 = type == ElementType::kF16;
-  for (int64_t i = 0; i < tensor.count(); ++i) to[i] = is_f16 ? float_to_f16(from[i]) : float_to_bf16(from[i]);
-  return half;
+Tensor convert(const Tensor& tensor, ElementType type, const RunContext::Environment& environment) {
+  Tensor converted(type, tensor.shape(), environment.buffers);
+  ops::convert_elements(tensor, converted, {}, *environment.pool);
+  return converted;
 }
 
 ValueType type_of_value(const Value& value) {
@@ -73,7 +61,7 @@ void run_op(const Node& node, std::span<const Value* const> inputs, std::span<Va
     wide_inputs.reserve(inputs.size());
     for (const Value*& input : given) {
       if (input == nullptr || input->kind != Value::Kind::kTensor || !is_half(input->tensor.type())) continue;
-      wide_inputs.emplace_back(widen(input->tensor, environment.buffers));
+      wide_inputs.emplace_back(convert(input->tensor, ElementType::kF32, environment));
       input = &wide_inputs.back();
     }
   }
@@ -98,7 +86,7 @@ void run_op(const Node& node, std::span<const Value* const> inputs, std::span<Va
   for (size_t i = 0; i < node.outputs.size(); ++i) {
     if (node.outputs[i] != kNoValue && half_types[i] != ElementType::kUndefined &&
         outputs[i].kind == Value::Kind::kTensor && outputs[i].tensor.type() == ElementType::kF32) {
-      outputs[i] = Value(narrow(outputs[i].tensor, half_types[i], environment.buffers));
+      outputs[i] = Value(convert(outputs[i].tensor, half_types[i], environment));
     }
   }
 }
