@@ -18,6 +18,7 @@ MAY_INCLUDE = {
     "text": {"base", "text", "jinja"},
     "llm": {"base", "kernels", "formats", "llm"},
     "graph": {"base", "kernels", "formats", "graph"},
+    "optimize": {"base", "formats", "graph", "optimize"},
     "engine": {"base", "kernels", "formats", "text", "llm", "engine"},
     "serve": {"base", "text", "engine", "serve"},
     "api": {"base", "serve", "api"},
@@ -37,10 +38,12 @@ DOORS = {
     r"spdlog/": ["src/base/log.cc"],
     r"pcre2": ["src/text/", "src/graph/regex.cc"],
     r"(jpeglib\.h|png\.h|webp/)": ["src/graph/image.cc"],
+    r"(oneapi|dnnl|omp\.h)": ["src/graph/kernels/"],
+    r"(flatbuffers|tflite_generated)": ["src/graph/import_tflite"],
     r"utf8proc": ["src/text/"],
     r"prometheus/": ["src/serve/metrics"],
     r"CLI/": ["src/cli/"],
-    r"(google/protobuf|onnx\.pb\.h)": ["src/graph/import_onnx", "src/graph/onnx_values."],
+    r"(google/protobuf|onnx\.pb\.h)": ["src/graph/import_onnx", "src/graph/export_onnx", "src/graph/onnx_values."],
 }
 ISA_FOLDERS = {"avx2", "avx512", "amx"}
 ISA_MAY = re.compile(r"(immintrin\.h|stdint\.h|stddef\.h|math\.h|string\.h|kernels/.*\.h|base/dtype\.h)$")

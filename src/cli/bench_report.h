@@ -64,5 +64,6 @@ std::string format_operations(double per_second);  // "515 GFLOP/s"
 void add_bench_serve(CLI::App& bench);
 void add_bench_latency(CLI::App& bench);
 void add_bench_throughput(CLI::App& bench);
+void add_bench_graph(CLI::App& bench);
 
 }  // namespace sluice::cli

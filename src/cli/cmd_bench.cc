@@ -235,11 +235,13 @@ void add_bench(CLI::App& parent) {
   add_bench_serve(*command);
   add_bench_latency(*command);
   add_bench_throughput(*command);
+  add_bench_graph(*command);
   command->footer("Without a mode: ppN computes a prompt of N tokens, tgN generates N tokens; @dK after K others,\n"
                   "@bK for K sequences together. Weights and arithmetic stand beside what the machine was just\n"
                   "measured to do at most. Ctrl-C ends it early with what is measured until then.\n"
                   "Examples:\n"
                   "  sluice bench llama.gguf -p 512 -n 128 -b 1,8\n"
+                  "  sluice bench resnet50.onnx --shapes input:8x3x224x224\n"
                   "  sluice bench serve --url http://127.0.0.1:8000 --concurrency 16");
   command->callback([flags, command] {
     if (command->get_subcommands().empty()) run(*command, *flags);

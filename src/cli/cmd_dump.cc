@@ -6,7 +6,7 @@
 #include "cli/commands.h"
 #include "cli/graph_flags.h"
 #include "graph/dump.h"
-#include "graph/import_onnx.h"
+#include "graph/import_model.h"
 #include "graph/passes.h"
 
 namespace sluice::cli {
@@ -18,14 +18,14 @@ void add_dump(CLI::App& parent) {
     std::vector<std::string> disabled;
   };
   auto flags = std::make_shared<Flags>();
-  CLI::App* command = parent.add_subcommand("dump", "Show the graph of an ONNX model as text");
-  command->add_option("model", flags->path, "ONNX file")->required();
+  CLI::App* command = parent.add_subcommand("dump", "Show the graph of an ONNX or TFLite model as text");
+  command->add_option("model", flags->path, "ONNX or TFLite file")->required();
   command->add_option("--after", flags->after,
                       "show it after this pass (without: as it is in the file); last: after all of them");
   add_disable_pass(*command, flags->disabled);
   command->footer(describe_passes());
   command->callback([flags] {
-    graph::Model model = graph::import_onnx(flags->path);
+    graph::Model model = graph::import_model(flags->path);
     if (flags->after.empty() && !flags->disabled.empty())
       throw UsageError{"--disable-pass needs --after: without it no pass runs"};
     if (!flags->after.empty()) {

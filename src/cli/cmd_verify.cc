@@ -12,7 +12,7 @@
 #include "cli/commands.h"
 #include "cli/graph_flags.h"
 #include "graph/executor.h"
-#include "graph/import_onnx.h"
+#include "graph/import_model.h"
 #include "graph/passes.h"
 #include "graph/test_case.h"
 #include "sluice/error.h"
@@ -31,7 +31,7 @@ struct Flags {
 // Passes rely on declared shapes; inputs that are not as declared get a model that no pass has seen.
 std::unique_ptr<graph::Executor> make_executor(const graph::TestFolder& folder, const Flags& flags,
                                                bool is_as_declared) {
-  auto model = std::make_shared<graph::Model>(graph::import_onnx(folder.model));
+  auto model = std::make_shared<graph::Model>(graph::import_model(folder.model));
   if (is_as_declared) graph::optimise(*model, {.disabled = resolve_disabled(flags.disabled)});
   const graph::Executor::Options options{.num_threads = flags.threads, .takes_any_shape = !is_as_declared};
   return std::make_unique<graph::Executor>(std::move(model), options);
@@ -94,17 +94,23 @@ std::string is_tolerance(const std::string& text) {
 
 void add_verify(CLI::App& parent) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* command = parent.add_subcommand("verify", "Run ONNX models on recorded inputs and compare the outputs");
+  CLI::App* command =
+      parent.add_subcommand("verify", "Run ONNX and TFLite models on recorded inputs and compare the outputs");
   command
       ->add_option("folder", flags->folders,
-                   "folders with an .onnx file and test_data_set_N folders of input_N.pb and output_N.pb, or folders "
-                   "of such folders")
+                   "folders with an .onnx or .tflite file and test_data_set_N folders of input_N.pb and output_N.pb, "
+                   "or folders of such folders")
       ->required();
   command->add_option("--rtol", flags->tolerance.relative, "error allowed, as a share of the recorded value")
       ->check(is_tolerance)
       ->capture_default_str();
   command->add_option("--atol", flags->tolerance.absolute, "error allowed besides")
       ->check(is_tolerance)
+      ->capture_default_str();
+  command
+      ->add_option("--steps", flags->tolerance.steps,
+                   "error allowed of integers of 8 and 16 bits, in their steps: quantised models")
+      ->check(CLI::Range(0, 1 << 16))
       ->capture_default_str();
   command->add_option("-t,--threads", flags->threads, "threads that compute (0: as many as there are cores)")
       ->check(CLI::Range(0, 1024))

@@ -1,4 +1,5 @@
 // The `sluice` program: parse the command line, run one subcommand, turn what it throws into one line and an exit code.
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -11,6 +12,7 @@
 #include "base/env.h"
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/graph_load.h"
 #include "cli/help.h"
 #include "sluice/error.h"
 #include "sluice/version.h"
@@ -66,9 +68,14 @@ int run(int argc, char** argv) {
     command->group("Commands");
     commands += (commands.empty() ? "" : ", ") + command->get_name();
   }
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  // `sluice bench model.onnx`: the mode is clear from the model.
+  const bool is_graph_bench = arguments.size() > 1 && arguments[0] == "bench" && arguments[1] != "graph" &&
+                              std::any_of(arguments.begin() + 1, arguments.end(), is_graph_path);
+  if (is_graph_bench) arguments.insert(arguments.begin() + 1, "graph");
   if (argc == 1) return complain("say what to do: " + commands + " (see sluice --help)", kUsage);
   try {
-    app.parse(argc, argv);
+    app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // CLI11 takes them from the back
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     std::vector<CLI::App*> given = app.get_subcommands();

@@ -8,91 +8,11 @@
 #include "base/check.h"
 #include "base/trace.h"
 #include "graph/import_onnx.h"
-#include "graph/ops/convert.h"
 #include "graph/passes.h"
+#include "graph/program.h"
+#include "graph/run_op.h"
 
 namespace sluice::graph {
-namespace {
-
-Tensor convert(const Tensor& tensor, ElementType type, const RunContext::Environment& environment) {
-  Tensor converted(type, tensor.shape(), environment.buffers);
-  ops::convert_elements(tensor, converted, {}, *environment.pool);
-  return converted;
-}
-
-ValueType type_of_value(const Value& value) {
-  switch (value.kind) {
-    case Value::Kind::kTensor:
-      return ValueType::tensor(value.tensor.type(), to_dims(value.tensor.shape()));
-    case Value::Kind::kSequence:
-      return ValueType::sequence(value.sequence->empty() ? ValueType() : type_of_value(value.sequence->front()));
-    case Value::Kind::kMap: {
-      ValueType type{.kind = ValueType::Kind::kMap};
-      type.key = value.map->keys.type();
-      type.element = value.map->values.type();
-      return type;
-    }
-    case Value::Kind::kNone:
-      return {};
-  }
-  return {};
-}
-
-// The node on values that are all known. `run_graph` may be null if the node has no body.
-void run_op(const Node& node, std::span<const Value* const> inputs, std::span<Value> outputs,
-            const RunContext::Environment& environment) {
-  const OpInfo& op = *node.op;
-  std::vector<InferContext::Input> known(inputs.size());
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    if (inputs[i] == nullptr) continue;
-    known[i] = {.type = type_of_value(*inputs[i]), .value = inputs[i], .ints = nullptr};
-  }
-  std::vector<InferContext::Output> inferred(outputs.size());
-  const InferContext::InferGraph infer_nothing = [](const Graph& body, const std::vector<ValueType>&) {
-    return std::vector<ValueType>(body.outputs.size());
-  };
-  InferContext infer_context(node, known, inferred, &infer_nothing);
-  op.infer(infer_context);
-
-  std::vector<Value> wide_inputs;
-  std::vector<const Value*> given(inputs.begin(), inputs.end());
-  const bool is_via_float = (op.flags & OpInfo::kViaFloat) != 0;
-  if (is_via_float) {
-    wide_inputs.reserve(inputs.size());
-    for (const Value*& input : given) {
-      if (input == nullptr || input->kind != Value::Kind::kTensor || !is_half(input->tensor.type())) continue;
-      wide_inputs.emplace_back(convert(input->tensor, ElementType::kF32, environment));
-      input = &wide_inputs.back();
-    }
-  }
-  std::vector<ValueType> types(outputs.size());
-  std::vector<ElementType> half_types(outputs.size(), ElementType::kUndefined);
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    types[i] = inferred[i].type;
-    if (is_via_float && types[i].is_tensor() && is_half(types[i].element)) {
-      half_types[i] = std::exchange(types[i].element, ElementType::kF32);
-    }
-    outputs[i] = Value();
-    if ((op.flags & OpInfo::kMakesOutputs) != 0 || !types[i].is_tensor() || !types[i].dims ||
-        types[i].element == ElementType::kUndefined) {
-      continue;
-    }
-    if (const std::optional<Shape> shape = known_shape(*types[i].dims)) {
-      outputs[i] = Value(Tensor(types[i].element, *shape, environment.buffers));
-    }
-  }
-  RunContext context(node, given, outputs, types, environment);
-  op.run(context);
-  for (size_t i = 0; i < node.outputs.size(); ++i) {
-    if (node.outputs[i] != kNoValue && half_types[i] != ElementType::kUndefined &&
-        outputs[i].kind == Value::Kind::kTensor && outputs[i].tensor.type() == ElementType::kF32) {
-      outputs[i] = Value(convert(outputs[i].tensor, half_types[i], environment));
-    }
-  }
-}
-
-}  // namespace
-
 struct Executor::Plan {
   std::vector<std::vector<ValueId>> dead_after;  // of each node: values that nobody reads later
 };
@@ -101,12 +21,49 @@ struct Executor::Frame {
   std::vector<Value> values;
 };
 
+// A program, and the inputs that it is for.
+struct Executor::Compiled {
+  std::vector<Value::Kind> kinds;
+  std::vector<TensorInfo> inputs;
+  std::unique_ptr<Program> program;
+  uint64_t last_used = 0;
+
+  bool is_for(std::span<const Value> values) const {
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (values[i].kind != kinds[i]) return false;
+      if (kinds[i] == Value::Kind::kTensor &&
+          !(values[i].tensor.type() == inputs[i].type && values[i].tensor.shape() == inputs[i].shape)) {
+        return false;
+      }
+    }
+    return true;
+  }
+};
+
+namespace {
+
+std::shared_ptr<Shared> share(std::shared_ptr<const Model> model) {
+  auto shared = std::make_shared<Shared>();
+  shared->model = std::move(model);
+  return shared;
+}
+
+int threads_of(const Executor::Options& options) {
+  return options.num_threads > 0 ? options.num_threads : num_available_cores();
+}
+
+}  // namespace
+
 Executor::Executor(std::shared_ptr<const Model> model, Options options)
-    : model_(std::move(model)),
-      options_(options),
-      buffers_(std::make_shared<BufferPool>(options.max_bytes)),
-      pool_(options.num_threads > 0 ? options.num_threads : num_available_cores()),
-      random_(options.seed) {}
+    : Executor(share(std::move(model)), std::move(options)) {}
+
+Executor::Executor(std::shared_ptr<Shared> shared, Options options)
+    : shared_(std::move(shared)),
+      model_(shared_->model),
+      options_(std::move(options)),
+      buffers_(std::make_shared<BufferPool>(options_.max_bytes)),
+      pool_(threads_of(options_)),
+      random_(options_.seed) {}
 
 Executor::~Executor() = default;
 
@@ -191,6 +148,8 @@ bool Executor::takes(std::span<const Value> inputs) const {
 std::vector<Value> Executor::run(std::span<const Value> inputs) {
   TRACE("graph.run");
   check_inputs(inputs);
+  depth_ = 0;
+  if (options_.compiles) return run_compiled(inputs);
   const Graph& graph = model_->graph;
   Frame frame;
   frame.values.resize(graph.values.size());
@@ -199,15 +158,63 @@ std::vector<Value> Executor::run(std::span<const Value> inputs) {
     const std::optional<Value>& otherwise = graph.value(id).constant;
     frame.values[static_cast<size_t>(id)] = inputs[i].is_none() && otherwise ? *otherwise : inputs[i];
   }
-  depth_ = 0;
   return run_frame(graph, frame);
+}
+
+const Program& Executor::compile(std::span<const Value> inputs) {
+  check_inputs(inputs);
+  return *find_compiled(inputs).program;
+}
+
+Executor::Compiled& Executor::find_compiled(std::span<const Value> inputs) {
+  ++num_runs_;
+  for (const std::unique_ptr<Compiled>& compiled : compiled_) {
+    if (!compiled->is_for(inputs)) continue;
+    compiled->last_used = num_runs_;
+    return *compiled;
+  }
+  auto made = std::make_unique<Compiled>();
+  for (const Value& value : inputs) {
+    made->kinds.push_back(value.kind);
+    const bool is_tensor = value.kind == Value::Kind::kTensor;
+    made->inputs.push_back(is_tensor ? TensorInfo{value.tensor.type(), value.tensor.shape()} : TensorInfo());
+  }
+  const CompileOptions options{.measures = options_.measures,
+                               .precision = options_.precision, .disabled_passes = options_.disabled_passes};
+  const KernelThreads threads(pool_);
+  made->program = Program::compile(*shared_, inputs, options, buffers_, pool_);
+  made->last_used = num_runs_;
+  if (compiled_.size() >= kMaxCompiled) {
+    const auto oldest = std::min_element(compiled_.begin(), compiled_.end(), [](const auto& a, const auto& b) {
+      return a->last_used < b->last_used;
+    });
+    compiled_.erase(oldest);
+    plans_.clear();  // they may be of bodies that are gone
+  }
+  compiled_.push_back(std::move(made));
+  return *compiled_.back();
+}
+
+std::vector<Value> Executor::run_compiled(std::span<const Value> inputs) {
+  Program& program = *find_compiled(inputs).program;
+  // Programs take turns in one block, which is as large as the largest needs.
+  const auto bytes = static_cast<size_t>(program.arena_bytes());
+  if (arena_.get() == nullptr || arena_.get()->bytes < bytes) {
+    arena_ = BufferRef();
+    arena_ = buffers_->allocate(bytes);
+  }
+  const KernelThreads threads(pool_);
+  const Program::Interpret interpret = [this](const Graph& graph, const Node& node, std::vector<Value>& values) {
+    run_node(graph, node, values);
+  };
+  return program.run(inputs, arena_.get()->data, pool_, interpret, options_.profiles ? &step_seconds_ : nullptr);
 }
 
 // Inputs and captures are in the frame already.
 std::vector<Value> Executor::run_frame(const Graph& graph, Frame& frame) {
   const Plan& plan = plan_of(graph);
   for (size_t n = 0; n < graph.nodes.size(); ++n) {
-    run_node(graph, graph.nodes[n], frame);
+    run_node(graph, graph.nodes[n], frame.values);
     for (const ValueId id : plan.dead_after[n]) frame.values[static_cast<size_t>(id)] = Value();
   }
   std::vector<Value> outputs;
@@ -219,9 +226,9 @@ std::vector<Value> Executor::run_frame(const Graph& graph, Frame& frame) {
   return outputs;
 }
 
-void Executor::run_node(const Graph& graph, const Node& node, Frame& frame) {
+void Executor::run_node(const Graph& graph, const Node& node, std::vector<Value>& values) {
   auto find = [&](ValueId id) -> const Value* {
-    const Value& value = frame.values[static_cast<size_t>(id)];
+    const Value& value = values[static_cast<size_t>(id)];
     const std::optional<Value>& constant = graph.value(id).constant;
     return value.is_none() && constant ? &*constant : &value;
   };
@@ -250,7 +257,7 @@ void Executor::run_node(const Graph& graph, const Node& node, Frame& frame) {
     throw Error(error.code(), node.describe() + ": " + error.message(), error.param());
   }
   for (size_t i = 0; i < node.outputs.size(); ++i) {
-    if (node.outputs[i] != kNoValue) frame.values[static_cast<size_t>(node.outputs[i])] = std::move(outputs[i]);
+    if (node.outputs[i] != kNoValue) values[static_cast<size_t>(node.outputs[i])] = std::move(outputs[i]);
   }
 }
 

@@ -19,6 +19,7 @@ constexpr Group kGroups[] = {
     ops::cast_ops,
     ops::quantize_ops,
     ops::qlinear_ops,
+    ops::qfused_ops,
     ops::random_ops,
     ops::reduce_ops,
     ops::scan_axis_ops,
@@ -69,6 +70,7 @@ constexpr Group kGroups[] = {
     ops::ml_linear_ops,
     ops::ml_tree_ops,
     ops::image_ops,
+    ops::fused_ops,
 };
 
 // Left out on purpose.

@@ -13,7 +13,26 @@ namespace {
 constexpr Pass kPasses[] = {
     {"fold-constants", "nodes whose inputs are all known are computed once, now", passes::fold_constants},
     {"remove-identities", "nodes that hand on what they get go away", passes::remove_identities},
+    {"simplify-shapes", "computations of shapes become constants, reshapes of reshapes one", passes::simplify_shapes},
     {"merge-common", "of nodes that compute the same thing one remains", passes::merge_common},
+    {"recognise-activation", "activations that are spelled out become the operator they are",
+     passes::recognise_activation},
+    {"recognise-norm", "layer and RMS normalisations that are spelled out become one operator",
+     passes::recognise_norm},
+    {"recognise-attention", "softmax(Q * K + mask) * V becomes Attention", passes::recognise_attention},
+    {"move-transposes", "pairs of transpositions cancel, also across what stands between them",
+     passes::move_transposes},
+    {"fuse-conv-scale", "scales and shifts of a convolution's channels go into its weights", passes::fuse_conv_scale},
+    {"move-qdq", "what only moves elements is done on the integers of a quantised model", passes::move_qdq},
+    {"fuse-integer", "products of integers take in their scales", passes::fuse_integer, PassStage::kFuse},
+    {"fuse-qdq", "products between dequantisation and quantisation are computed on integers", passes::fuse_qdq,
+     PassStage::kFuse},
+    {"fold-dequantized", "quantised weights that are used as floats are dequantised once", passes::fold_dequantised,
+     PassStage::kFuse},
+    {"fuse-conv-activation", "a convolution takes in an addition and an activation behind it",
+     passes::fuse_conv_activation, PassStage::kFuse},
+    {"fuse-matmul", "a product of matrices takes in transpositions, scale, bias, an addition and an activation",
+     passes::fuse_matmul, PassStage::kFuse},
     {"remove-dead", "nodes and constants that nobody uses go away", passes::remove_dead},
 };
 constexpr int kMaxRounds = 8;  // what one pass leaves may be work for an earlier one
@@ -52,9 +71,11 @@ void run_passes(Model& model, const OptimiseOptions& options) {
   // Bodies see the constants around them as their own; those count once.
   PassState state{.bytes_left = kMaxNewBytes + bytes_of_constants(model.graph)};
   const std::set<std::string> failing = describe_nodes(model.graph, infer_proven_types(model.graph));
-  for (int round = 0; round < kMaxRounds; ++round) {
+  PassStage stage = PassStage::kSimplify;
+  for (int round = 0; round < kMaxRounds;) {
     bool has_changed = false;
     for (const Pass& pass : kPasses) {
+      if (pass.stage > stage) continue;
       bool changed = false;
       if (!is_disabled(pass)) {
         for_each_body(model.graph, [&](Graph& body) { changed |= pass.run(body, state); });
@@ -68,7 +89,10 @@ void run_passes(Model& model, const OptimiseOptions& options) {
       }
       if (pass.name == options.stop_after) return;
     }
-    if (!has_changed) return;
+    if (has_changed && ++round < kMaxRounds) continue;
+    if (stage == PassStage::kElementwise) return;
+    stage = static_cast<PassStage>(static_cast<int>(stage) + 1);
+    round = 0;
   }
 }
 

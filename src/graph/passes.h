@@ -19,13 +19,22 @@ struct PassState {
   int64_t bytes_left = 0;  // that constants which passes make may still take
 };
 
+// What one pass fuses another may no longer recognise: passes of a later stage run when those of the earlier ones find
+// nothing more to do, and then all of them together.
+enum class PassStage : uint8_t {
+  kSimplify,     // what remains says the same with fewer, more telling nodes
+  kFuse,         // products and convolutions take in what stands around them
+  kElementwise,  // what is left over, by the element
+};
+
 struct Pass {
   const char* name;     // "fold-constants"
   const char* meaning;  // a line for --help and docs
   bool (*run)(Graph& graph, PassState& state);  // true if it changed something
+  PassStage stage = PassStage::kSimplify;
 };
 
-// In the order in which they run.
+// In the order in which they run, stage by stage.
 std::span<const Pass> list_passes();
 // Throws Error for a name that is no pass.
 const Pass& find_pass(const std::string& name);
@@ -82,10 +91,24 @@ const Tensor* find_constant(const Graph& graph, const std::vector<bool>& is_inpu
 void remove_nodes(Graph& graph, const std::vector<bool>& is_dead);
 
 namespace passes {
+bool move_qdq(Graph& graph, PassState& state);
+bool fuse_qdq(Graph& graph, PassState& state);
+bool fuse_integer(Graph& graph, PassState& state);
+bool fold_dequantised(Graph& graph, PassState& state);
+// A DequantizeLinear of 8 bits: left to fuse_qdq and fold_dequantised where its inputs are constants.
+bool is_quantised_constant(const Graph& graph, const Node& node);
 bool fold_constants(Graph& graph, PassState& state);
 bool remove_identities(Graph& graph, PassState& state);
 bool merge_common(Graph& graph, PassState& state);
 bool remove_dead(Graph& graph, PassState& state);
+bool simplify_shapes(Graph& graph, PassState& state);
+bool move_transposes(Graph& graph, PassState& state);
+bool recognise_activation(Graph& graph, PassState& state);
+bool recognise_norm(Graph& graph, PassState& state);
+bool recognise_attention(Graph& graph, PassState& state);
+bool fuse_conv_scale(Graph& graph, PassState& state);
+bool fuse_conv_activation(Graph& graph, PassState& state);
+bool fuse_matmul(Graph& graph, PassState& state);
 // Of a tensor, with what its strings hold.
 int64_t bytes_of(const Tensor& tensor);
 }  // namespace passes

@@ -23,7 +23,8 @@ std::optional<TestFolder> read_folder(const fs::path& path) {
   std::vector<std::pair<int, std::string>> sets;
   for (const auto& entry : fs::directory_iterator(path)) {
     const std::string name = entry.path().filename().string();
-    if (entry.path().extension() == ".onnx") models.push_back(entry.path().string());
+    const fs::path extension = entry.path().extension();
+    if (extension == ".onnx" || extension == ".tflite") models.push_back(entry.path().string());
     if (entry.is_directory() && name.starts_with("test_data_set_")) {
       sets.emplace_back(std::atoi(name.c_str() + sizeof("test_data_set_") - 1), entry.path().string());
     }
@@ -123,6 +124,15 @@ Difference compare_tensors(const Tensor& found, const Tensor& expected, const To
                                  [](const Tensor& t, int64_t i) { return static_cast<double>(t.data<T>()[i]); });
   };
   if (dispatch<float, double>(expected.type(), numbers)) return difference;
+  if (tolerance.steps > 0) {
+    const Tolerance in_steps{.relative = 0, .absolute = static_cast<double>(tolerance.steps)};
+    auto narrow = [&](auto zero) {
+      using T = decltype(zero);
+      difference = compare_numbers(found, expected, in_steps,
+                                   [](const Tensor& t, int64_t i) { return static_cast<double>(t.data<T>()[i]); });
+    };
+    if (dispatch<int8_t, uint8_t, int16_t, uint16_t>(expected.type(), narrow)) return difference;
+  }
   // As doubles, large integers that differ would seem the same.
   auto integers = [&](auto zero) {
     using T = decltype(zero);
@@ -156,7 +166,7 @@ Difference compare_tensors(const Tensor& found, const Tensor& expected, const To
       return {};
     }
     default:
-      return compare_numbers(found, expected, {0, 0}, [](const Tensor& t, int64_t i) { return t.data<uint8_t>()[i]; });
+      return compare_numbers(found, expected, {0, 0, 0}, [](const Tensor& t, int64_t i) { return t.data<uint8_t>()[i]; });
   }
 }
 
@@ -195,7 +205,7 @@ std::vector<TestFolder> find_test_folders(const std::string& path) {
   if (!fs::is_directory(path)) fail(Code::kNotFound, "{}: is no folder", path);
   std::vector<TestFolder> folders;
   find_below(fs::path(path).lexically_normal(), 0, folders);
-  if (folders.empty()) fail(Code::kNotFound, "{}: has no folder with an .onnx file and test_data_set_0 in it", path);
+  if (folders.empty()) fail(Code::kNotFound, "{}: has no folder with an .onnx or .tflite file and test_data_set_0 in it", path);
   return folders;
 }
 
@@ -236,7 +246,7 @@ Difference compare(const Value& found, const Value& expected, const Tolerance& t
     case Value::Kind::kTensor:
       return compare_tensors(found.tensor, expected.tensor, tolerance);
     case Value::Kind::kMap: {
-      Difference keys = compare_tensors(found.map->keys, expected.map->keys, {0, 0});
+      Difference keys = compare_tensors(found.map->keys, expected.map->keys, {0, 0, 0});
       if (!keys.message.empty()) return {INFINITY, "keys: " + keys.message};
       return compare_tensors(found.map->values, expected.map->values, tolerance);
     }

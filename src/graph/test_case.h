@@ -1,4 +1,4 @@
-// Folders in the layout of ONNX's backend tests: model.onnx (or another single .onnx file), and beside it
+// Folders in the layout of ONNX's backend tests: model.onnx (or another single .onnx or .tflite file), and beside it
 // test_data_set_0, test_data_set_1, ... with input_0.pb, ... and output_0.pb, ... as recorded by some other runtime.
 // Or, as in its folder of light models, NAME.onnx with NAME_output_0.pb beside it and no inputs: these are then the
 // ramp 0, 1/n, ..., (n-1)/n.
@@ -14,7 +14,7 @@ namespace sluice::graph {
 
 struct TestFolder {
   std::string path;                    // of the folder
-  std::string model;                   // of the .onnx file
+  std::string model;                   // of the .onnx or .tflite file
   std::vector<std::string> data_sets;  // of the test_data_set_N folders, in order of N; or one, path/NAME
 };
 
@@ -30,6 +30,7 @@ TestData load_test_data(const std::string& data_set, const Model& model);
 
 struct Tolerance {
   double relative = 1e-3, absolute = 1e-5;
+  int64_t steps = 0;  // of integers of 8 and 16 bits, which are mostly quantised numbers
 };
 
 struct Difference {
@@ -38,7 +39,8 @@ struct Difference {
 };
 
 // Floats x of y with |x - y| <= absolute + relative * |y|, where a type of few bits may also be off by one of its last;
-// NaN is equal to NaN; everything else has to be the same: integers, strings, types and shapes.
+// NaN is equal to NaN; integers x of y with |x - y| <= steps if they are narrow. Everything else has to be the same:
+// other integers, strings, types and shapes.
 Difference compare(const Value& found, const Value& expected, const Tolerance& tolerance);
 
 }  // namespace sluice::graph

@@ -1,9 +1,13 @@
-// The activation that fused operators of com.microsoft (FusedConv, FusedGemm) name in an attribute and apply to what
-// they have computed.
+// The activation that fused operators (FusedConv and FusedGemm of com.microsoft, FusedMatMul of sluice) name in an
+// attribute and apply to what they have computed. Gelu, GeluTanh, Swish and Mish are names of ours: the passes that
+// fuse write them; the others are ONNX Runtime's. A fused node gives what the activation's own operator would.
 #pragma once
 
 #include <algorithm>
+#include <limits>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "graph/op.h"
 #include "graph/ops/vector_math.h"
@@ -11,7 +15,9 @@
 namespace sluice::graph::ops {
 
 struct FusedActivation {
-  enum class Kind : uint8_t { kNone, kRelu, kLeakyRelu, kSigmoid, kTanh, kClip, kHardSigmoid, kElu, kHardSwish };
+  enum class Kind : uint8_t {
+    kNone, kRelu, kLeakyRelu, kSigmoid, kTanh, kClip, kHardSigmoid, kElu, kHardSwish, kGelu, kGeluTanh, kSwish, kMish
+  };
 
   // `alpha` and `beta` are the activation's parameters in the order of its own operator's definition (Clip: min, max).
   static FusedActivation make(const Node& node, const std::string& name, std::optional<float> alpha,
@@ -28,10 +34,21 @@ struct FusedActivation {
     if (name == "HardSigmoid") return {kHardSigmoid, alpha.value_or(0.2f), beta.value_or(0.5f)};
     if (name == "Elu") return {kElu, alpha.value_or(1.0f)};
     if (name == "HardSwish") return {kHardSwish};
+    if (name == "Gelu") return {kGelu};
+    if (name == "GeluTanh") return {kGeluTanh};
+    if (name == "Swish") return {kSwish, alpha.value_or(1.0f)};
+    if (name == "Mish") return {kMish};
     fail(Code::kInvalidArgument,
-         "{}: activation '{}' is not known; known are Relu, LeakyRelu, Sigmoid, Tanh, Clip, HardSigmoid, Elu and "
-         "HardSwish",
+         "{}: activation '{}' is not known; known are Relu, LeakyRelu, Sigmoid, Tanh, Clip, HardSigmoid, Elu, "
+         "HardSwish, Gelu, GeluTanh, Swish and Mish",
          node.describe(), name);
+  }
+
+  // As the attributes `activation` and `activation_params` say.
+  static FusedActivation of(const Node& node) {
+    const std::vector<float> parameters = node.get_floats("activation_params");
+    auto parameter = [&](size_t i) { return i < parameters.size() ? std::optional(parameters[i]) : std::nullopt; };
+    return make(node, node.get_string("activation", ""), parameter(0), parameter(1));
   }
 
   void apply(float* x, int64_t count) const {
@@ -46,9 +63,22 @@ struct FusedActivation {
       case kClip: return map([lo = alpha, hi = beta](float v) { v = v < lo ? lo : v; return v > hi ? hi : v; });
       case kHardSigmoid:
         return map([a = alpha, b = beta](float v) { v = a * v + b; v = v < 0 ? 0 : v; return v > 1 ? 1.0f : v; });
-      case kElu: return map([a = alpha](float v) { return v < 0 ? a * fast_expm1(v) : v; });
+      case kElu: return map([a = alpha](float v) { const float low = a * fast_expm1(v); return v < 0 ? low : v; });
       case kHardSwish:
         return map([](float v) { float s = v / 6 + 0.5f; s = s < 0 ? 0 : s; return v * (s > 1 ? 1.0f : s); });
+      case kGelu: return map([](float v) { return 0.5f * v * (1.0f + fast_erf(v * 0.70710678f)); });
+      case kGeluTanh:
+        return map([](float v) { return 0.5f * v * (1.0f + fast_tanh(0.79788456f * (v + 0.044715f * v * v * v))); });
+      case kSwish:
+        return map([a = alpha](float v) {
+          const float product = v * fast_sigmoid(a * v);
+          return v == -std::numeric_limits<float>::infinity() && a > 0 ? 0.0f : product;
+        });
+      case kMish:
+        return map([](float v) {
+          const float softplus = (v > 0 ? v : 0.0f) + (v != v ? v : fast_log1p(fast_exp(-magnitude(v))));
+          return v * fast_tanh(softplus);
+        });
     }
   }
 

@@ -14,6 +14,7 @@ std::span<const OpInfo> activation_ops();
 std::span<const OpInfo> cast_ops();
 std::span<const OpInfo> quantize_ops();
 std::span<const OpInfo> qlinear_ops();
+std::span<const OpInfo> qfused_ops();
 std::span<const OpInfo> random_ops();
 std::span<const OpInfo> reduce_ops();
 std::span<const OpInfo> scan_axis_ops();
@@ -64,5 +65,6 @@ std::span<const OpInfo> ml_label_ops();
 std::span<const OpInfo> ml_linear_ops();
 std::span<const OpInfo> ml_tree_ops();
 std::span<const OpInfo> image_ops();
+std::span<const OpInfo> fused_ops();
 
 }  // namespace sluice::graph::ops

@@ -124,6 +124,7 @@ bool fold_constants(Graph& graph, PassState& state) {
   for (size_t n = 0; n < graph.nodes.size(); ++n) {
     const Node& node = graph.nodes[n];
     const bool can_fold = (node.op->flags & OpInfo::kImpure) == 0 && !has_body(node) &&
+                          !is_quantised_constant(graph, node) &&
                           std::all_of(node.inputs.begin(), node.inputs.end(), [&](ValueId id) {
                             return id == kNoValue || is_known[static_cast<size_t>(id)];
                           });

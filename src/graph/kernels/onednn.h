@@ -1,0 +1,77 @@
+// oneDNN as the kernels see it: one engine, a stream for each thread, descriptions of tensors, and primitives that run
+// without allocating anything of ours. Included by the files of this folder only.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <oneapi/dnnl/dnnl.hpp>
+
+#include "graph/kernels/kernel.h"
+
+namespace sluice::graph::onednn {
+
+const dnnl::engine& engine();
+
+// nullopt: a type that oneDNN has not.
+std::optional<dnnl::memory::data_type> type_of(ElementType type);
+// The description of a tensor in its layout. REQUIRES: type_of(info.type).
+dnnl::memory::desc describe(const TensorInfo& info);
+// The same with the order left to the primitive.
+dnnl::memory::desc describe_any(const TensorInfo& info);
+bool can_describe(const TensorInfo& info);
+
+// Attributes with the scratch memory ours.
+dnnl::primitive_attr make_attributes();
+
+// `constant` as a primitive wants it, kept in `weights`. `source` describes the constant's memory; `variant` tells what
+// was done to the numbers beforehand, if anything.
+Tensor pack(PackedWeights& weights, const Tensor& constant, const dnnl::memory::desc& source,
+            const dnnl::memory::desc& target, const std::string& variant = "",
+            const std::function<Tensor()>& prepare = {});
+
+// One primitive, its arguments bound to the node's inputs and outputs.
+class Primitive final : public Kernel {
+ public:
+  struct Argument {
+    int name;                 // DNNL_ARG_SRC
+    dnnl::memory::desc desc;
+    int input = -1, output = -1;  // of the node; neither: `constant`
+    Tensor constant;
+  };
+  // `primitive_desc` tells the scratch memory.
+  Primitive(dnnl::primitive primitive, const dnnl::memory::desc& scratch, std::vector<Argument> arguments);
+  void run(std::span<const void* const> inputs, std::span<void* const> outputs, void* scratch,
+           ThreadPool& pool) override;
+  size_t scratch_bytes() const override { return scratch_bytes_; }
+
+ private:
+  dnnl::primitive primitive_;
+  std::vector<Argument> arguments_;
+  std::vector<dnnl::memory> memories_;
+  std::vector<const void*> bound_;
+  std::vector<dnnl_exec_arg_t> exec_args_;
+  dnnl::memory scratch_;
+  size_t scratch_bytes_ = 0;
+};
+
+// The activation that a fused node names, as the next post-operation; false if oneDNN has none such. `scale` is applied
+// to what the activation gives.
+bool append_activation(dnnl::post_ops& post_ops, const Node& node, float scale = 1);
+
+// Runs make(), null where oneDNN says that it has no such primitive.
+template <typename Make>
+std::unique_ptr<Kernel> try_make(Make&& make) {
+  try {
+    return make();
+  } catch (const dnnl::error& error) {
+    if (error.status == dnnl_unimplemented || error.status == dnnl_invalid_arguments) return nullptr;
+    throw;
+  }
+}
+
+}  // namespace sluice::graph::onednn

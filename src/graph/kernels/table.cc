@@ -1,0 +1,100 @@
+// Which operators have kernels.
+#include "graph/kernels/list.h"
+
+#include <set>
+#include <string_view>
+
+#include "base/check.h"
+
+namespace sluice::graph {
+namespace {
+
+using List = std::vector<KernelChoice> (*)(const KernelRequest& request);
+
+struct Entry {
+  const char* domain;
+  const char* op;
+  List list;
+};
+
+constexpr Entry kEntries[] = {
+    {"", "Conv", kernels::list_conv},
+    {"com.microsoft", "FusedConv", kernels::list_conv},
+    {"sluice", "QConv", kernels::list_conv},
+    {"", "MatMul", kernels::list_matmul},
+    {"", "Gemm", kernels::list_matmul},
+    {"sluice", "FusedMatMul", kernels::list_matmul},
+    {"sluice", "QMatMul", kernels::list_matmul},
+    {"", "MaxPool", kernels::list_pool},
+    {"", "AveragePool", kernels::list_pool},
+    {"", "GlobalAveragePool", kernels::list_global_pool},
+    {"", "Concat", kernels::list_concat},
+};
+
+}  // namespace
+
+std::vector<KernelChoice> list_kernels(const KernelRequest& request) {
+  for (const Entry& entry : kEntries) {
+    if (request.node.op_type == entry.op && request.node.domain == entry.domain) return entry.list(request);
+  }
+  return kernels::list_permuted(request);
+}
+
+const char* name(Layout layout) {
+  switch (layout) {
+    case Layout::kPlain: return "plain";
+    case Layout::kChannelsLast: return "nhwc";
+    case Layout::kBlocked16: return "blocked16";
+  }
+  return "?";
+}
+
+int64_t bytes_of(const TensorInfo& info) {
+  int64_t count = info.shape.count();
+  if (info.layout == Layout::kBlocked16 && info.shape[1] > 0) count = count / info.shape[1] * ((info.shape[1] + 15) / 16 * 16);
+  return count * get_info(info.type).bytes;
+}
+
+std::string to_string(const TensorInfo& info) {
+  std::string text = std::string(name(info.type)) + " " + to_string(info.shape);
+  if (info.layout != Layout::kPlain) text += std::string(" ") + name(info.layout);
+  return text;
+}
+
+std::string PackedWeights::key_of(const Tensor& constant, const std::string& order) {
+  const void* data = constant.raw();
+  std::string key(reinterpret_cast<const char*>(&data), sizeof data);
+  return key + order;
+}
+
+Tensor PackedWeights::get(const Tensor& constant, const std::string& order, const std::function<Tensor()>& make) {
+  const std::string key = key_of(constant, order);
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto found = entries_.find(key); found != entries_.end()) return found->second.packed;
+  }
+  Tensor packed = make();
+  const std::lock_guard lock(mutex_);
+  return entries_.try_emplace(key, Entry{constant, order, std::move(packed)}).first->second.packed;
+}
+
+void PackedWeights::put(const Tensor& constant, const std::string& order, Tensor packed) {
+  const std::lock_guard lock(mutex_);
+  entries_.insert_or_assign(key_of(constant, order), Entry{constant, order, std::move(packed)});
+}
+
+std::vector<PackedWeights::Entry> PackedWeights::list() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<Entry> entries;
+  for (const auto& [key, entry] : entries_) entries.push_back(entry);
+  return entries;
+}
+
+int64_t PackedWeights::bytes() const {
+  const std::lock_guard lock(mutex_);
+  int64_t bytes = 0;
+  for (const auto& [key, entry] : entries_) bytes += entry.packed.bytes();
+  return bytes;
+}
+
+}  // namespace sluice::graph

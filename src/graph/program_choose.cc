@@ -1,0 +1,289 @@
+// Which kernel computes which node, and in which layout.
+//
+// The cost of a choice is its time, measured if asked for, and that of the reorders that it makes necessary on its own
+// edges. Starting from several assignments (everything in one layout, or greedily from front to back) each node in turn
+// takes the choice that is cheapest as its neighbours stand, until nobody changes his mind; the cheapest end wins. For
+// the chains with short side branches that networks are, this finds what an exhaustive search would.
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <functional>
+#include <limits>
+
+#include <fmt/format.h>
+
+#include "graph/op_kernel.h"
+#include "graph/program_builder.h"
+
+namespace sluice::graph {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr double kImpossible = 1e12;
+constexpr double kReorderStart = 3;          // microseconds
+constexpr double kReorderBytes = 15000;      // read and written, a microsecond
+constexpr int kMaxSweeps = 12;
+
+std::string attribute_text(const Attribute& attribute) {
+  std::string text = fmt::format("{}{}{}", attribute.f, attribute.i, attribute.s);
+  for (const float f : attribute.floats) text += fmt::format(",{}", f);
+  for (const int64_t i : attribute.ints) text += fmt::format(",{}", i);
+  for (const std::string& s : attribute.strings) text += "," + s;
+  return text;
+}
+
+// Everything that the time of a choice depends on.
+std::string timing_key(const Node& node, const NodePlan& plan, const KernelChoice& choice, int num_threads) {
+  std::string key = fmt::format("{} x{} {}", kernel_isa(), num_threads, node.op_type);
+  for (const auto& [name, attribute] : node.attributes) key += fmt::format(" {}={}", name, attribute_text(attribute));
+  key += ":";
+  for (size_t i = 0; i < plan.inputs.size(); ++i) {
+    key += fmt::format(" {}{}", plan.constants[i] != nullptr ? "constant " : "",
+                       plan.inputs[i].type == ElementType::kUndefined ? "-" : to_string(plan.inputs[i]));
+  }
+  key += " ->";
+  for (const TensorInfo& info : plan.outputs) key += " " + to_string(info);
+  std::replace(key.begin(), key.end(), '\n', ' ');
+  return key + " by " + choice.name;
+}
+
+// The median of a few runs on memory of its own.
+double measure(Kernel& kernel, const NodePlan& plan, const KernelChoice& choice, ThreadPool& pool) {
+  std::vector<Tensor> memory;
+  auto make = [&](TensorInfo info, Layout layout) -> void* {
+    info.layout = layout;
+    memory.emplace_back(ElementType::kU8, Shape{std::max<int64_t>(1, bytes_of(info))});
+    std::memset(memory.back().raw(), 0, static_cast<size_t>(memory.back().bytes()));
+    return memory.back().raw();
+  };
+  std::vector<const void*> inputs;
+  std::vector<void*> outputs;
+  for (size_t i = 0; i < plan.inputs.size(); ++i) {
+    const bool is_left_out = plan.inputs[i].type == ElementType::kUndefined;
+    const bool is_packed = plan.constants[i] != nullptr && choice.inputs[i] == Layout::kPlain &&
+                           !choice.reads_constants;
+    inputs.push_back(is_left_out || is_packed ? nullptr : make(plan.inputs[i], choice.inputs[i]));
+  }
+  for (size_t i = 0; i < plan.outputs.size(); ++i) outputs.push_back(make(plan.outputs[i], choice.outputs[i]));
+  void* scratch = make({.type = ElementType::kU8, .shape = {static_cast<int64_t>(kernel.scratch_bytes()) + 64}},
+                       Layout::kPlain);
+  scratch = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
+  auto run = [&] {
+    const auto begin = Clock::now();
+    kernel.run(inputs, outputs, scratch, pool);
+    return std::chrono::duration<double, std::micro>(Clock::now() - begin).count();
+  };
+  run();
+  constexpr double kMaxMicroseconds = 10000;
+  std::vector<double> times;
+  double total = 0;
+  while (times.size() < 3 || (times.size() < 15 && total < kMaxMicroseconds)) {
+    times.push_back(run());
+    total += times.back();
+  }
+  std::nth_element(times.begin(), times.begin() + static_cast<int64_t>(times.size() / 2), times.end());
+  return times[times.size() / 2];
+}
+
+class Chooser {
+ public:
+  Chooser(const Graph& graph, std::vector<NodePlan>& plans) : graph_(graph), plans_(plans) {
+    producer_.assign(graph.values.size(), {-1, 0});
+    consumers_.resize(graph.values.size());
+    for (size_t n = 0; n < graph.nodes.size(); ++n) {
+      const Node& node = graph.nodes[n];
+      for (size_t i = 0; i < node.outputs.size(); ++i) {
+        if (node.outputs[i] != kNoValue) producer_[static_cast<size_t>(node.outputs[i])] = {static_cast<int>(n), i};
+      }
+      for (size_t i = 0; i < node.inputs.size(); ++i) {
+        if (node.inputs[i] != kNoValue) consumers_[static_cast<size_t>(node.inputs[i])].push_back({static_cast<int>(n), i});
+      }
+    }
+    is_output_.assign(graph.values.size(), false);
+    for (const ValueId id : graph.outputs) is_output_[static_cast<size_t>(id)] = true;
+  }
+
+  void choose() {
+    std::vector<int> best;
+    double best_cost = std::numeric_limits<double>::infinity();
+    for (const Layout start : {Layout::kChannelsLast, Layout::kBlocked16, Layout::kPlain}) {
+      begin_with(start);
+      improve();
+      const double cost = total_cost();
+      if (cost >= best_cost) continue;
+      best_cost = cost;
+      best.clear();
+      for (const NodePlan& plan : plans_) best.push_back(plan.chosen);
+    }
+    for (size_t n = 0; n < plans_.size(); ++n) plans_[n].chosen = best[n];
+  }
+
+ private:
+  static double time_of(const NodePlan& plan, int choice) {
+    return choice < 0 ? 0 : plan.microseconds[static_cast<size_t>(choice)];
+  }
+
+  double reorder_cost(const TensorInfo& info, Layout from, Layout to) const {
+    if (from == to || is_same_order(info.shape, from, to)) return 0;
+    return kReorderStart + 2 * static_cast<double>(bytes_of(info)) / kReorderBytes;
+  }
+
+  Layout home_of(ValueId id) const {
+    const auto [node, output] = producer_[static_cast<size_t>(id)];
+    return node < 0 ? Layout::kPlain : plans_[static_cast<size_t>(node)].output_layout(output);
+  }
+
+  double input_cost(size_t n, int choice) const {
+    const NodePlan& plan = plans_[n];
+    double cost = 0;
+    for (size_t i = 0; i < plan.inputs.size(); ++i) {
+      const ValueId id = graph_.nodes[n].inputs[i];
+      if (id == kNoValue || plan.constants[i] != nullptr) continue;
+      const Layout wanted = choice < 0 ? Layout::kPlain : plan.choices[static_cast<size_t>(choice)].inputs[i];
+      cost += reorder_cost(plan.inputs[i], home_of(id), wanted);
+    }
+    return cost;
+  }
+
+  double output_cost(size_t n, int choice) const {
+    const NodePlan& plan = plans_[n];
+    double cost = 0;
+    for (size_t i = 0; i < plan.outputs.size(); ++i) {
+      const ValueId id = graph_.nodes[n].outputs[i];
+      if (id == kNoValue) continue;
+      const Layout home = choice < 0 ? Layout::kPlain : plan.choices[static_cast<size_t>(choice)].outputs[i];
+      for (const auto& [consumer, input] : consumers_[static_cast<size_t>(id)]) {
+        const NodePlan& other = plans_[static_cast<size_t>(consumer)];
+        const Layout wanted = other.is_static && !other.is_alias ? other.input_layout(input) : Layout::kPlain;
+        cost += reorder_cost(plan.outputs[i], home, wanted);
+      }
+      if (is_output_[static_cast<size_t>(id)]) cost += reorder_cost(plan.outputs[i], home, Layout::kPlain);
+    }
+    return cost;
+  }
+
+  // Whether the choice is in that layout, or in none.
+  static bool is_in(const KernelChoice& choice, Layout layout) {
+    return choice.outputs.empty() || choice.outputs[0] == layout;
+  }
+
+  void begin_with(Layout layout) {
+    for (size_t n = 0; n < plans_.size(); ++n) {
+      NodePlan& plan = plans_[n];
+      plan.chosen = -1;
+      if (plan.choices.empty()) continue;
+      double best = std::numeric_limits<double>::infinity();
+      for (size_t c = 0; c < plan.choices.size(); ++c) {
+        // "Plain" begins greedily; the other layouts are taken wherever there are any.
+        const bool is_other = layout != Layout::kPlain && !is_in(plan.choices[c], layout);
+        const double cost =
+            time_of(plan, static_cast<int>(c)) + input_cost(n, static_cast<int>(c)) + (is_other ? 1e6 : 0);
+        if (cost < best) {
+          best = cost;
+          plan.chosen = static_cast<int>(c);
+        }
+      }
+    }
+  }
+
+  void improve() {
+    for (int sweep = 0; sweep < kMaxSweeps; ++sweep) {
+      bool has_changed = false;
+      for (size_t n = 0; n < plans_.size(); ++n) {
+        NodePlan& plan = plans_[n];
+        auto cost_of = [&](int c) { return time_of(plan, c) + input_cost(n, c) + output_cost(n, c); };
+        double best = plan.choices.empty() ? 0 : cost_of(plan.chosen);
+        for (size_t c = 0; c < plan.choices.size(); ++c) {
+          const double cost = cost_of(static_cast<int>(c));
+          if (cost >= best - 1e-9) continue;
+          best = cost;
+          plan.chosen = static_cast<int>(c);
+          has_changed = true;
+        }
+      }
+      if (!has_changed) return;
+    }
+  }
+
+  double total_cost() const {
+    double cost = 0;
+    for (size_t n = 0; n < plans_.size(); ++n) {
+      if (!plans_[n].is_static || plans_[n].is_alias) continue;
+      cost += time_of(plans_[n], plans_[n].chosen) + input_cost(n, plans_[n].chosen);
+    }
+    return cost;
+  }
+
+  const Graph& graph_;
+  std::vector<NodePlan>& plans_;
+  std::vector<std::pair<int, size_t>> producer_;                 // by value: node, output
+  std::vector<std::vector<std::pair<int, size_t>>> consumers_;   // by value: node, input
+  std::vector<bool> is_output_;
+};
+
+}  // namespace
+
+void choose_kernels(const Graph& graph, std::vector<NodePlan>& plans, Shared& shared, const CompileOptions& options,
+                    ThreadPool& pool) {
+  PackedWeights rejected;  // what kernels that are only measured pack is not kept
+  for (size_t n = 0; n < plans.size(); ++n) {
+    NodePlan& plan = plans[n];
+    if (!plan.is_static || plan.is_alias) continue;
+    const Node& node = graph.nodes[n];
+    const KernelRequest request{node, plan.inputs, plan.constants, plan.outputs, shared.weights, pool.num_threads()};
+    plan.choices = list_kernels(request);
+    plan.made.resize(plan.choices.size());
+    for (const KernelChoice& choice : plan.choices) plan.microseconds.push_back(choice.handicap);
+    if (!options.measures || plan.choices.size() < 2) continue;
+    const KernelRequest trial{node, plan.inputs, plan.constants, plan.outputs, rejected, pool.num_threads()};
+    const std::vector<KernelChoice> trials = list_kernels(trial);
+    for (size_t c = 0; c < trials.size(); ++c) {
+      const std::string key = timing_key(node, plan, trials[c], pool.num_threads());
+      if (const std::optional<double> known = shared.timings.find(key)) {
+        plan.microseconds[c] = *known;
+        continue;
+      }
+      const std::unique_ptr<Kernel> kernel = trials[c].make();
+      plan.microseconds[c] = kernel == nullptr ? kImpossible / 10 : measure(*kernel, plan, trials[c], pool);
+      shared.timings.put(key, plan.microseconds[c]);
+    }
+  }
+  // What cannot be made falls away, and what stood on it is thought over.
+  Chooser chooser(graph, plans);
+  for (bool is_settled = false; !is_settled;) {
+    chooser.choose();
+    is_settled = true;
+    for (size_t n = 0; n < plans.size(); ++n) {
+      NodePlan& plan = plans[n];
+      if (plan.chosen < 0 || plan.made[static_cast<size_t>(plan.chosen)] != nullptr) continue;
+      const auto c = static_cast<size_t>(plan.chosen);
+      plan.made[c] = plan.choices[c].make();
+      if (plan.made[c] != nullptr) continue;
+      is_settled = false;
+      plan.choices.erase(plan.choices.begin() + plan.chosen);
+      plan.made.erase(plan.made.begin() + plan.chosen);
+      plan.microseconds.erase(plan.microseconds.begin() + plan.chosen);
+    }
+  }
+}
+
+double count_flops(const Node& node, const NodePlan& plan) {
+  if (plan.outputs.empty() || plan.inputs.size() < 2) return 0;
+  const double outputs = static_cast<double>(plan.outputs[0].shape.count());
+  const std::string& op = node.op_type;
+  const bool is_quantised = op == "QConv" || op == "QMatMul" || op == "QLinearConv" || op == "QLinearMatMul";
+  const size_t w = is_quantised ? 3 : 1;
+  if (op == "Conv" || op == "FusedConv" || op == "QConv" || op == "QLinearConv") {
+    const Shape& weights = plan.inputs[w].shape;
+    return 2 * outputs * static_cast<double>(weights.count(1, weights.rank()));
+  }
+  if (op == "MatMul" || op == "FusedMatMul" || op == "Gemm" || op == "QMatMul" || op == "QLinearMatMul") {
+    const Shape& a = plan.inputs[0].shape;
+    const bool is_transposed = a.rank() > 1 && node.get_int("transA", 0) != 0;
+    return a.empty() ? 0 : 2 * outputs * static_cast<double>(is_transposed ? a[a.rank() - 2] : a.back());
+  }
+  return 0;
+}
+
+}  // namespace sluice::graph
