@@ -321,6 +321,26 @@ def fully_connected(op, x, w, bias=None):
     return with_weights(op, rows, w, bias, lambda a, b: a @ b.T, op.option(0, "b"))
 
 
+def svdf(op, x, features, time, bias=None, state=None):
+    """From a state of zeros."""
+    x_tensor, time_tensor, out = op.tensor(0), op.tensor(2), op.out()
+    rank, activation = op.option(0, "i"), op.option(1, "b")
+    if not x_tensor.is_quantised:
+        past = np.zeros((x.shape[0], *time.shape), np.float64)
+        past[:, :, -1] = x.astype(np.float64) @ to_reals(features, op.tensor(1)).astype(np.float64).T
+        total = (past * to_reals(time, time_tensor)).sum(axis=2).reshape(x.shape[0], -1, rank).sum(axis=2)
+        return [activate(total if bias is None else total + bias, activation).astype(np.float32)]
+    kept = op.tensor(4)
+    product = (x.astype(np.int64) - x_tensor.zero) @ features.astype(np.int64).T
+    seen = np.clip(rescale(product, x_tensor.scale * op.tensor(1).scale / kept.scale), -32768, 32767)
+    past = np.zeros((x.shape[0], *time.shape), np.int64)
+    past[:, :, -1] = seen
+    total = (past * time.astype(np.int64)).sum(axis=2).reshape(x.shape[0], -1, rank).sum(axis=2)
+    if bias is not None:
+        total = total + bias
+    return [clamp_stored(rescale(total, kept.scale * time_tensor.scale / out.scale) + out.zero, out, activation)]
+
+
 def pool_window(op):
     return dict(kernel=(op.option(4, "i"), op.option(3, "i")), stride=(op.option(2, "i"), op.option(1, "i")),
                 dilation=(1, 1), is_same=op.option(0, "b") == 0)
@@ -567,6 +587,7 @@ OPERATORS = {
     23: by_reals(lambda op, x, size: resize_bilinear(x, size, op.option(2, "B"), op.option(3, "B"))),
     25: softmax,
     26: space_to_depth,
+    27: svdf,
     28: by_reals(lambda op, x: np.tanh(x)),
     34: pad,
     36: move(lambda op, x, i: np.take(x, i, op.option(0, "i"))),

@@ -11,7 +11,7 @@ import numpy as np
 import reference_tflite as reference
 
 TYPE_NUMBERS = {np.dtype(t): number for number, t in reference.TYPES.items()}
-OPTIONS = {"conv_2d": 1, "depthwise_conv_2d": 2, "pool_2d": 5, "fully_connected": 8, "softmax": 9,
+OPTIONS = {"conv_2d": 1, "depthwise_conv_2d": 2, "pool_2d": 5, "svdf": 6, "fully_connected": 8, "softmax": 9,
            "concatenation": 10, "add": 11, "l2_norm": 12, "resize_bilinear": 15, "reshape": 17, "space_to_depth": 19,
            "mul": 21, "gather": 23, "reducer": 27, "sub": 28, "div": 29, "squeeze": 30, "strided_slice": 32,
            "split": 35, "arg_max": 40, "transpose_conv": 49, "shape": 55, "arg_min": 57, "pack": 59, "unpack": 64,
@@ -277,6 +277,27 @@ class Net:
         w = self.weights([units, depth], 0, depth)
         return self.op(9, [x, w, self.bias(x, w, units)], "fully_connected",
                        {0: Scalar("b", activation), 2: Scalar("B", int(keep_dims))})
+
+    def svdf(self, x, units, rank, places, activation=1):
+        """Weights with one scale a tensor; those of time, and the state, of 16 bits."""
+        filters = units * rank
+        features = (self.random.standard_normal([filters, x.shape[1]]) / np.sqrt(x.shape[1])).astype(np.float32)
+        time = self.random.standard_normal([filters, places]).astype(np.float32)
+        bias = (0.1 * self.random.standard_normal(units)).astype(np.float32)
+        if self.quantises:
+            feature_scale, time_scale = np.abs(features).max() / 127, np.abs(time).max() / 32767
+            state_scale = 1.1 * np.abs(x.real @ features.T).max() / 32767
+            stored = [np.rint(features / feature_scale).astype(np.int8), np.rint(time / time_scale).astype(np.int16),
+                      np.rint(bias / (state_scale * time_scale)).astype(np.int32)]
+            parts = [self.add_tensor(real, data.dtype, data, [scale], [0]) for real, data, scale in
+                     zip((features, time, bias), stored, (feature_scale, time_scale, state_scale * time_scale))]
+            state = self.add_tensor(np.zeros([x.shape[0], filters * places], np.float32), np.int16, None,
+                                    [state_scale], [0])
+        else:
+            parts = [self.add_tensor(real, np.float32, real) for real in (features, time, bias)]
+            state = self.add_tensor(np.zeros([x.shape[0], filters * places], np.float32), np.float32)
+        self.tensors[state.index][5] = Scalar("B", 1)
+        return self.op(27, [x, *parts, state], "svdf", {0: Scalar("i", rank), 1: Scalar("b", activation)})
 
     def pool(self, x, code, kernel, stride, padding=1, activation=0):
         return self.op(code, [x], "pool_2d", {0: Scalar("b", padding), 1: Scalar("i", stride[1]),

@@ -11,8 +11,11 @@
 
 #include "cli/commands.h"
 #include "cli/graph_flags.h"
+#include "cli/verify_against.h"
 #include "graph/executor.h"
+#include "graph/export_onnx.h"
 #include "graph/import_model.h"
+#include "graph/import_onnx.h"
 #include "graph/passes.h"
 #include "graph/test_case.h"
 #include "sluice/error.h"
@@ -24,15 +27,32 @@ struct Flags {
   std::vector<std::string> folders;
   graph::Tolerance tolerance;
   int threads = 0;
-  bool quiet = false;
+  bool quiet = false, reexport = false;
   std::vector<std::string> disabled;
+  std::string precision = "fp32";
+  AgainstFlags against;
 };
+
+// The model as it is after it was written, with large constants in memory beside it, and read again.
+graph::Model reexport(const graph::Model& model, const std::string& name) {
+  const auto data = std::make_shared<std::vector<std::vector<uint8_t>>>();
+  const std::string file = graph::export_onnx(model, [&](std::span<const uint8_t> bytes) {
+    data->emplace_back(bytes.begin(), bytes.end());
+    return graph::ExternalPlace{std::to_string(data->size() - 1)};
+  });
+  const graph::ReadExternal read = [&](const std::string& location, int64_t, int64_t) {
+    const std::vector<uint8_t>& bytes = data->at(std::stoul(location));
+    return graph::ExternalBytes{bytes.data(), bytes.size(), data};
+  };
+  return graph::import_onnx({reinterpret_cast<const uint8_t*>(file.data()), file.size()}, name, read);
+}
 
 // Passes rely on declared shapes; inputs that are not as declared get a model that no pass has seen.
 std::unique_ptr<graph::Executor> make_executor(const graph::TestFolder& folder, const Flags& flags,
                                                bool is_as_declared) {
   auto model = std::make_shared<graph::Model>(graph::import_model(folder.model));
   if (is_as_declared) graph::optimise(*model, {.disabled = resolve_disabled(flags.disabled)});
+  if (flags.reexport) *model = reexport(*model, folder.model);
   const graph::Executor::Options options{.num_threads = flags.threads, .takes_any_shape = !is_as_declared};
   return std::make_unique<graph::Executor>(std::move(model), options);
 }
@@ -115,9 +135,22 @@ void add_verify(CLI::App& parent) {
   command->add_option("-t,--threads", flags->threads, "threads that compute (0: as many as there are cores)")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+  command->add_flag("--reexport", flags->reexport,
+                    "write each model as ONNX after the passes and run what is read from that: tests the writer");
   command->add_flag("-q,--quiet", flags->quiet, "print only what fails, and the last line");
+  command->add_option("--precision", flags->precision, "of the model that --against compares: fp32, or bf16")
+      ->check(CLI::IsMember({"fp32", "bf16"}))->capture_default_str();
+  add_against_flags(*command, flags->against);
   add_disable_pass(*command, flags->disabled);
-  command->callback([flags] {
+  command->callback([flags, command] {
+    if (!flags->against.reference.empty()) {
+      if (flags->folders.size() != 1) throw UsageError{"--against compares one model with another: name one"};
+      return verify_against(flags->folders[0], flags->against,
+                            {.threads = flags->threads, .precision = flags->precision, .disabled = flags->disabled});
+    }
+    for (const char* option : {"--data", "--shapes", "--precision"}) {
+      if (command->count(option) > 0) throw UsageError{std::string(option) + " needs --against"};
+    }
     resolve_disabled(flags->disabled);  // wrong names are told once
     int num_sets = 0, num_failed = 0;
     for (const std::string& path : flags->folders) {

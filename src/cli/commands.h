@@ -26,6 +26,7 @@ void add_tokenize(CLI::App& parent);
 void add_template(CLI::App& parent);
 void add_inspect(CLI::App& parent);
 void add_verify(CLI::App& parent);
+void add_optimize(CLI::App& parent);
 void add_dump(CLI::App& parent);
 void add_info(CLI::App& parent);
 

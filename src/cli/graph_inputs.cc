@@ -94,7 +94,8 @@ std::map<std::string, graph::Shape> parse_shapes(const std::vector<std::string>&
   return shapes;
 }
 
-std::vector<graph::Value> make_inputs(const graph::Graph& graph, const std::map<std::string, graph::Shape>& shapes) {
+std::vector<graph::Value> make_inputs(const graph::Graph& graph, const std::map<std::string, graph::Shape>& shapes,
+                                      uint64_t seed) {
   std::map<std::string, int64_t> symbols;
   for (const auto& [name, shape] : shapes) {
     const graph::GraphValue* found = nullptr;
@@ -115,7 +116,7 @@ std::vector<graph::Value> make_inputs(const graph::Graph& graph, const std::map<
     }
   }
   std::vector<graph::Value> inputs;
-  Random random(1);
+  Random random(seed);
   for (const graph::ValueId id : graph.inputs) {
     const graph::GraphValue& input = graph.value(id);
     const auto given = shapes.find(input.name);

@@ -15,7 +15,8 @@ std::map<std::string, graph::Shape> parse_shapes(const std::vector<std::string>&
 // Numbers for every input that has no default: floats drawn from [0, 1), integers and bools 1. Dimensions that neither
 // the model nor `shapes` tells are 1, and symbols that a shape tells hold for all inputs. Throws Error for a name that
 // is no input, and for a shape that the model does not take.
-std::vector<graph::Value> make_inputs(const graph::Graph& graph, const std::map<std::string, graph::Shape>& shapes);
+std::vector<graph::Value> make_inputs(const graph::Graph& graph, const std::map<std::string, graph::Shape>& shapes,
+                                      uint64_t seed = 1);
 
 // "input float32 1x3x224x224, mask int64 1x128"
 std::string describe_inputs(const graph::Graph& graph, const std::vector<graph::Value>& inputs);

@@ -1,10 +1,11 @@
 #include "cli/graph_load.h"
 
 #include "base/thread_pool.h"
-#include "cli/flags.h"
+#include "cli/commands.h"
 #include "cli/graph_flags.h"
 #include "graph/import_model.h"
 #include "graph/passes.h"
+#include "graph/plan_file.h"
 
 namespace sluice::cli {
 
@@ -20,9 +21,21 @@ void add_graph_flags(CLI::App& command, GraphFlags& flags) {
 LoadedGraph load_graph(const std::string& path, const GraphFlags& flags) {
   LoadedGraph loaded;
   graph::Executor::Options& options = loaded.options;
+  if (graph::is_plan(path)) {
+    if (!flags.disabled.empty() || flags.precision != "fp32" || flags.no_tuning) {
+      throw UsageError{path + " is a plan: --precision, --no-tuning and --disable-pass belong to `sluice optimize`"};
+    }
+    graph::Plan plan = graph::load_plan(path);
+    options.num_threads = flags.threads > 0 ? flags.threads : plan.info.num_threads;
+    options.precision = plan.info.precision;
+    options.tuning = graph::Tuning::kKnown;
+    options.disabled_passes = plan.info.disabled_passes;
+    loaded.shared = std::move(plan.shared);
+    return loaded;
+  }
   options.num_threads = flags.threads > 0 ? flags.threads : num_available_cores();
   options.precision = graph::parse_precision(flags.precision);
-  options.measures = !flags.no_tuning;
+  options.tuning = flags.no_tuning ? graph::Tuning::kNone : graph::Tuning::kMeasure;
   options.disabled_passes = resolve_disabled(flags.disabled);
   auto model = std::make_shared<graph::Model>(graph::import_model(path));
   graph::optimise(*model, {.disabled = options.disabled_passes, .stop_after = {}});

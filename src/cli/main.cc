@@ -56,6 +56,7 @@ int run(int argc, char** argv) {
   add_template(app);
   add_inspect(app);
   add_verify(app);
+  add_optimize(app);
   add_dump(app);
   add_info(app);
   app.footer("Examples:\n"

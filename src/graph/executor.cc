@@ -136,6 +136,28 @@ void Executor::check_inputs(std::span<const Value> inputs) const {
   }
 }
 
+// Throws Error for inputs that are outside of every profile, naming a dimension.
+void Executor::check_profiles(std::span<const Value> inputs) const {
+  std::string problem;
+  for (const Profile& profile : shared_->profiles) {
+    std::string wrong;
+    for (size_t i = 0; i < inputs.size() && wrong.empty(); ++i) {
+      const std::string& name = model_->graph.value(model_->graph.inputs[i]).name;
+      const auto min = profile.min.find(name), max = profile.max.find(name);
+      if (inputs[i].kind != Value::Kind::kTensor || min == profile.min.end() || max == profile.max.end()) continue;
+      const Tensor& tensor = inputs[i].tensor;
+      for (int d = 0; d < tensor.rank() && wrong.empty(); ++d) {
+        if (d < min->second.rank() && tensor.dim(d) >= min->second[d] && tensor.dim(d) <= max->second[d]) continue;
+        wrong = fmt::format("dimension {} of input '{}' ({}) is outside of the plan's profile, {} to {}", d, name,
+                            to_string(tensor), to_string(min->second), to_string(max->second));
+      }
+    }
+    if (wrong.empty()) return;
+    problem += (problem.empty() ? "" : "; ") + wrong;
+  }
+  if (!problem.empty()) fail(Code::kInvalidArgument, "{}", problem);
+}
+
 bool Executor::takes(std::span<const Value> inputs) const {
   try {
     check_inputs(inputs);
@@ -173,13 +195,14 @@ Executor::Compiled& Executor::find_compiled(std::span<const Value> inputs) {
     compiled->last_used = num_runs_;
     return *compiled;
   }
+  check_profiles(inputs);
   auto made = std::make_unique<Compiled>();
   for (const Value& value : inputs) {
     made->kinds.push_back(value.kind);
     const bool is_tensor = value.kind == Value::Kind::kTensor;
     made->inputs.push_back(is_tensor ? TensorInfo{value.tensor.type(), value.tensor.shape()} : TensorInfo());
   }
-  const CompileOptions options{.measures = options_.measures,
+  const CompileOptions options{.tuning = options_.tuning,
                                .precision = options_.precision, .disabled_passes = options_.disabled_passes};
   const KernelThreads threads(pool_);
   made->program = Program::compile(*shared_, inputs, options, buffers_, pool_);

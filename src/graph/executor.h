@@ -29,7 +29,7 @@ class Executor {
     uint64_t seed = 0;             // of operators that draw random numbers and have no seed
     bool takes_any_shape = false;  // inputs may have other shapes than the model declares, if its operators take them
     bool compiles = true;          // else every operator's own code runs: the reference
-    bool measures = false;         // when compiling: choose kernels by time
+    Tuning tuning = Tuning::kNone;  // when compiling
     bool profiles = false;         // keep the time of each step
     Precision precision = Precision::kF32;
     std::vector<std::string> disabled_passes;  // when compiling
@@ -64,6 +64,7 @@ class Executor {
 
   const Plan& plan_of(const Graph& graph);
   void check_inputs(std::span<const Value> inputs) const;
+  void check_profiles(std::span<const Value> inputs) const;
   std::vector<Value> run_frame(const Graph& graph, Frame& frame);
   void run_node(const Graph& graph, const Node& node, std::vector<Value>& values);
   Compiled& find_compiled(std::span<const Value> inputs);

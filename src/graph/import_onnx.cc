@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/mmap.h"
 #include "graph/executor.h"
+#include "graph/export_onnx.h"
 #include "graph/infer.h"
 #include "graph/onnx_values.h"
 #include "graph/op.h"
@@ -126,8 +127,11 @@ struct Call {
 
 class Importer {
  public:
-  Importer(std::string name, std::string directory)
-      : name_(std::move(name)), directory_(std::move(directory)), pool_(1), budget_(name_) {}
+  // `read`: where external data is; null: in files of the directory.
+  Importer(std::string name, std::string directory, const ReadExternal& read = nullptr)
+      : name_(std::move(name)), directory_(std::move(directory)), pool_(1), budget_(name_) {
+    if (read != nullptr) external_ = read;
+  }
 
   // Gives the memory of weights in `proto` back as they are read.
   Model import(onnx::ModelProto& proto) {
@@ -399,6 +403,7 @@ class Importer {
   void for_each_attribute(const onnx::NodeProto& proto, const Node& node, const Call& call, const Body& body) {
     std::set<std::string_view> names;
     for (const auto& attribute : proto.attribute()) {
+      if (attribute.name() == kOpsetAttribute) continue;
       if (!names.insert(attribute.name()).second) {
         add_problem("{}: attribute '{}' is there twice", node.describe(), attribute.name());
         continue;
@@ -407,6 +412,18 @@ class Importer {
       const onnx::AttributeProto* given = is_reference ? call.find_attribute(attribute.ref_attr_name()) : &attribute;
       if (given != nullptr) body(attribute.name(), *given);
     }
+  }
+
+  // A version of the node's own, which only export_onnx() writes.
+  int read_opset(const onnx::NodeProto& proto, const Node& node) {
+    for (const auto& attribute : proto.attribute()) {
+      if (attribute.name() != kOpsetAttribute) continue;
+      if (attribute.i() >= 1 && attribute.i() <= (node.domain.empty() ? kNewestOpset : INT16_MAX)) {
+        return static_cast<int>(attribute.i());
+      }
+      add_problem("{}: its opset {} is not known", node.describe(), attribute.i());
+    }
+    return node.opset;
   }
 
   void read_node(const onnx::NodeProto& proto, int index, Scope& scope, const Call& call,
@@ -424,6 +441,7 @@ class Importer {
     const auto opset = call.opsets->find(node.domain);
     const auto top_opset = opsets_.find(node.domain);
     node.opset = opset != call.opsets->end() ? opset->second : top_opset != opsets_.end() ? top_opset->second : 1;
+    node.opset = read_opset(proto, node);
 
     for (const std::string& input : proto.input()) {
       const ValueId id = input.empty() ? kNoValue : scope.find(input);
@@ -612,7 +630,7 @@ class Importer {
   const std::string name_, directory_;
   ThreadPool pool_;
   CopyBudget budget_;
-  const ReadExternal external_ = [this](const std::string& location, int64_t offset, int64_t num_bytes) {
+  ReadExternal external_ = [this](const std::string& location, int64_t offset, int64_t num_bytes) {
     return read_external(location, offset, num_bytes);
   };
   std::map<std::string, int, std::less<>> opsets_;
@@ -628,9 +646,7 @@ class Importer {
   int body_depth_ = 0;
 };
 
-}  // namespace
-
-Model import_onnx(std::span<const uint8_t> bytes, const std::string& name, const std::string& directory) {
+onnx::ModelProto parse(std::span<const uint8_t> bytes, const std::string& name) {
   onnx::ModelProto proto;
   if (bytes.size() > size_t{INT32_MAX}) {
     fail(Code::kInvalidArgument, "{}: is larger than 2 GB, which an ONNX file cannot be; export it with external data",
@@ -640,7 +656,19 @@ Model import_onnx(std::span<const uint8_t> bytes, const std::string& name, const
   if (!proto.ParseFromCodedStream(&stream) || !stream.ConsumedEntireMessage()) {
     fail(Code::kInvalidArgument, "{}: is no ONNX model, or a damaged one", name);
   }
+  return proto;
+}
+
+}  // namespace
+
+Model import_onnx(std::span<const uint8_t> bytes, const std::string& name, const std::string& directory) {
+  onnx::ModelProto proto = parse(bytes, name);
   return Importer(name, directory).import(proto);
+}
+
+Model import_onnx(std::span<const uint8_t> bytes, const std::string& name, const ReadExternal& read) {
+  onnx::ModelProto proto = parse(bytes, name);
+  return Importer(name, "", read).import(proto);
 }
 
 Model import_onnx(const std::string& path) {

@@ -11,6 +11,8 @@
 // the one in the path as given, also where the model itself is a link.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <span>
 #include <string>
 
@@ -22,9 +24,20 @@ inline constexpr int64_t kMaxNodes = 250'000;              // after functions we
 inline constexpr int kMaxDepth = 32;                       // of bodies and functions in each other
 inline constexpr size_t kMaxCopiedBytes = size_t{1} << 28;  // of names and attributes, by calls of functions
 
+// Memory with external data, and what keeps it.
+struct ExternalBytes {
+  const uint8_t* data;
+  size_t size;
+  std::shared_ptr<const void> keeper;
+};
+// read(location, offset, num_bytes). Throws Error for what is not there.
+using ReadExternal = std::function<ExternalBytes(const std::string& location, int64_t offset, int64_t num_bytes)>;
+
 // Throws Error: not found, no ONNX model, or all the reasons why this model cannot be run.
 Model import_onnx(const std::string& path);
 // The same from memory; `directory` is where external data may be, empty: nowhere.
 Model import_onnx(std::span<const uint8_t> bytes, const std::string& name, const std::string& directory = "");
+// The same with external data from `read`, wherever the model says it is.
+Model import_onnx(std::span<const uint8_t> bytes, const std::string& name, const ReadExternal& read);
 
 }  // namespace sluice::graph

@@ -16,7 +16,8 @@ constexpr size_t kMaxProblemsShown = 20;
 constexpr uint32_t kMaxTables = 4'000'000;
 constexpr int kMaxVerifyDepth = 16;                                 // the format nests no deeper than six tables
 constexpr size_t kMaxFlatbuffer = FLATBUFFERS_MAX_BUFFER_SIZE - 1;  // weights of larger files stand behind it
-constexpr size_t kMaxOperators = 250'000, kMaxTensors = 500'000, kMaxOperands = 1 << 16;
+constexpr size_t kMaxOperators = 250'000, kMaxTensors = 500'000;
+constexpr size_t kMaxOperands = 1 << 16, kMaxPairs = 1 << 18;  // of inputs, of outputs; of one of each
 constexpr int64_t kMaxNewBytes = int64_t{64} << 20;  // of constants, beside some times as many as the file has
 
 using Handler = void (*)(TfliteOp&);
@@ -290,6 +291,11 @@ class Importer {
       const std::optional<Shape> shape = tensor.has_rank ? known_shape(tensor.dims) : std::nullopt;
       if (is_output[i] || tensor.is_input || tensor.is_constant || tensor.has_failed || !shape) continue;
       if (std::count(shape->begin(), shape->end(), 0) == 0 || tensor.element == ElementType::kUndefined) continue;
+      int64_t count = 1;  // of sizes that are not 0, which nothing below multiplies further
+      const bool is_too_large = std::any_of(shape->begin(), shape->end(), [&](int64_t dim) {
+        return __builtin_mul_overflow(count, std::max<int64_t>(1, dim), &count) || count > INT32_MAX;
+      });
+      if (is_too_large) continue;
       tensor.is_constant = true;
       tensor.data = Tensor(tensor.element, *shape);
     }
@@ -359,6 +365,9 @@ class Importer {
     try {
       read(proto.outputs(), op.outputs);
       read(proto.inputs(), op.inputs);
+      if (op.inputs.size() * op.outputs.size() > kMaxPairs) {
+        fail(Code::kInvalidArgument, "has {} inputs and {} outputs", op.inputs.size(), op.outputs.size());
+      }
       const Handler handler = find_handler(code);
       if (handler == nullptr) fail(Code::kUnimplemented, "this operator is not supported");
       for (const int input : op.inputs) {

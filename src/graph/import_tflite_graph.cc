@@ -1,8 +1,6 @@
 #include "graph/import_tflite_graph.h"
 
 #include <algorithm>
-#include <cstring>
-#include <numeric>
 
 #include "base/error.h"
 #include "graph/op.h"
@@ -55,12 +53,15 @@ Tensor transpose_tensor(const Tensor& from, std::span<const int> perm) {
 
 std::string TfliteGraph::unique_name(const std::string& name) {
   std::string unique = name.empty() ? "value" : name;
-  for (int i = 2; !names_.insert(unique).second; ++i) unique = fmt::format("{}:{}", name, i);
+  for (int& number = numbers_[unique]; !names_.insert(unique).second;) unique = fmt::format("{}:{}", name, ++number);
   return unique;
 }
 
 void TfliteGraph::spend(int64_t bytes) {
   bytes_left_ -= bytes;
+  if (graph_.values.size() > kMaxTfliteValues) {
+    fail(Code::kResourceExhausted, "its operators become more than {} values", kMaxTfliteValues);
+  }
   if (bytes_left_ < 0) fail(Code::kResourceExhausted, "the weights, as the operators use them, are too large");
 }
 
@@ -74,6 +75,9 @@ ValueId TfliteGraph::constant(Tensor tensor, const std::string& hint) {
 
 std::vector<ValueId> TfliteGraph::nodes(const std::string& op, std::vector<ValueId> inputs, int num_outputs,
                                         Attributes attributes) {
+  if (graph_.nodes.size() >= kMaxTfliteNodes) {
+    fail(Code::kResourceExhausted, "its operators become more than {} nodes", kMaxTfliteNodes);
+  }
   Node node;
   node.op_type = op;
   node.opset = kOpset;
@@ -94,6 +98,7 @@ ValueId TfliteGraph::add_input(int index) {
   tensor.raw[0] = graph_.add_value(unique_name(tensor.name), type_of_tensor(tensor));
   tensor.is_made = tensor.is_input = true;
   graph_.inputs.push_back(tensor.raw[0]);
+  inputs_.insert(tensor.raw[0]);
   return tensor.raw[0];
 }
 
@@ -187,8 +192,7 @@ void TfliteGraph::set_raw(int index, ValueId value, TfliteLayout layout) {
   tensor.is_made = true;
   tensor.raw[static_cast<size_t>(layout)] = value;
   GraphValue& made = graph_.value(value);
-  const bool is_input = std::find(graph_.inputs.begin(), graph_.inputs.end(), value) != graph_.inputs.end();
-  if (is_input || made.constant || made.declared.is_tensor()) return;  // handed on from another tensor
+  if (inputs_.contains(value) || made.constant || made.declared.is_tensor()) return;  // handed on from another tensor
   if (layout == TfliteLayout::kLast) {
     made.declared = type_of_tensor(tensor);
     if (!tensor.name.empty() && names_.insert(tensor.name).second) made.name = tensor.name;
@@ -199,22 +203,24 @@ void TfliteGraph::set_raw(int index, ValueId value, TfliteLayout layout) {
   }
 }
 
-void TfliteGraph::set_real(int index, ValueId value, TfliteLayout layout) {
-  TfliteTensor& tensor = get(index);
-  if (tensor.is_quantised()) {
-    if (tensor.scales.size() != 1) {
-      fail(Code::kUnimplemented, "tensor '{}' is computed and has a scale for each channel; only constants may",
-           tensor.name);
-    }
-    Tensor zero(tensor.element, Shape());
-    dispatch<int8_t, uint8_t, int16_t>(tensor.element, [&](auto t) {
-      using T = decltype(t);
-      zero.data<T>()[0] = static_cast<T>(tensor.zeros[0]);
-    });
-    value = node("QuantizeLinear",
-                 {value, constant(Tensor::scalar(tensor.scales[0]), "scale"), constant(std::move(zero), "zero")});
+ValueId TfliteGraph::quantise(const TfliteTensor& tensor, ValueId value) {
+  if (tensor.scales.size() != 1) {
+    fail(Code::kUnimplemented, "tensor '{}' is computed and has a scale for each channel; only constants may",
+         tensor.name);
   }
-  set_raw(index, value, layout);
+  if (tensor.scales[0] == 0) fail(Code::kInvalidArgument, "tensor '{}' is computed and has a scale of 0", tensor.name);
+  Tensor zero(tensor.element, Shape());
+  dispatch<int8_t, uint8_t, int16_t>(tensor.element, [&](auto t) {
+    using T = decltype(t);
+    zero.data<T>()[0] = static_cast<T>(tensor.zeros[0]);
+  });
+  return node("QuantizeLinear",
+              {value, constant(Tensor::scalar(tensor.scales[0]), "scale"), constant(std::move(zero), "zero")});
+}
+
+void TfliteGraph::set_real(int index, ValueId value, TfliteLayout layout) {
+  const TfliteTensor& tensor = get(index);
+  set_raw(index, tensor.is_quantised() ? quantise(tensor, value) : value, layout);
 }
 
 ValueId TfliteGraph::broadcast_second(int index, bool as_real) {

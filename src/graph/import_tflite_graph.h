@@ -20,6 +20,8 @@ namespace sluice::graph {
 
 using Attributes = std::map<std::string, Attribute, std::less<>>;
 
+inline constexpr size_t kMaxTfliteNodes = 500'000, kMaxTfliteValues = 4'000'000;  // that a file may become
+
 inline Attribute int_attribute(int64_t value) {
   Attribute a;
   a.kind = Attribute::Kind::kInt;
@@ -88,6 +90,8 @@ class TfliteGraph {
   void set_raw(int tensor, ValueId value, TfliteLayout layout = TfliteLayout::kLast);
   void set_real(int tensor, ValueId value, TfliteLayout layout = TfliteLayout::kLast);
 
+  // Floats as that tensor would store them.
+  ValueId quantise(const TfliteTensor& tensor, ValueId value);
   // Numbers stored with the scale of that tensor, as floats. `axis` is where channels are in `value`.
   ValueId dequantise(const TfliteTensor& tensor, ValueId value, int64_t axis);
 
@@ -137,6 +141,8 @@ class TfliteGraph {
 
   Graph& graph_;
   std::set<std::string> names_;
+  std::map<std::string, int> numbers_;  // the last one that was put behind a name
+  std::set<ValueId> inputs_;            // of the graph
   std::string prefix_;
   int num_made_ = 0;
   int64_t bytes_left_;

@@ -66,11 +66,22 @@ ValueId TfliteOp::moved(int i, TfliteLayout layout) const {
   return keeps_numbers(i) ? graph.raw(input(i), layout) : graph.real(input(i), layout);
 }
 
-void TfliteOp::finish_moved(ValueId value, TfliteLayout layout, int i, int of) const {
-  if (keeps_numbers(of))
-    graph.set_raw(output(i), value, layout);
+void TfliteOp::finish_moved(ValueId value, TfliteLayout layout) const {
+  if (keeps_numbers(0))
+    graph.set_raw(output(0), value, layout);
   else
-    graph.set_real(output(i), value, layout);
+    graph.set_real(output(0), value, layout);
+}
+
+void TfliteOp::finish_parts(const std::vector<ValueId>& parts, TfliteLayout layout, int i) const {
+  const bool keeps = keeps_numbers(i);
+  for (int part = 0; part < num_outputs(); ++part) {
+    const ValueId value = parts[static_cast<size_t>(part)];
+    if (keeps)
+      graph.set_raw(output(part), value, layout);
+    else
+      graph.set_real(output(part), value, layout);
+  }
 }
 
 namespace {

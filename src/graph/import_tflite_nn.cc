@@ -229,6 +229,34 @@ void run_fully_connected(TfliteOp& op) {
   op.finish(value, activation, kLast);
 }
 
+// A layer of filters over features and then over time; inputs: x, weights of features [units * rank, depth], of time
+// [units * rank, places], bias, state. A run begins with a state of zeros, so that only the last place in time counts.
+void run_svdf(TfliteOp& op) {
+  const auto& options = op.options<tflite::SVDFOptions>();
+  const int64_t rank = check_window(options.rank(), "rank");
+  const TfliteTensor &features = op.in(1), &time = op.in(2), &state = op.in(4);
+  const int64_t filters = known_dim(features, 0, "the number of filters");
+  if (filters < 1 || filters % rank != 0 || !time.is_constant || time.data.rank() != 2 || time.data.dim(0) != filters ||
+      time.data.dim(1) < 1 || time.scales.size() > 1) {
+    fail(Code::kInvalidArgument, "weights {} and {} do not fit together", to_string(features.dims),
+         to_string(time.dims));
+  }
+  ValueId value =
+      op.graph.node("Gemm", {op.graph.real(op.input(0)), read_weights(op, 1, {0, 1})}, {{"transB", int_attribute(1)}});
+  if (state.is_quantised()) value = op.graph.dequantise(state, op.graph.quantise(state, value), 0);
+  const ValueId last =
+      op.graph.node("Gather", {op.graph.real(op.input(2)), op.graph.ints_constant({time.data.dim(1) - 1})},
+                    {{"axis", int_attribute(1)}});
+  value = op.graph.node("Mul", {value, op.graph.node("Reshape", {last, op.graph.ints_constant({filters})})});
+  value = op.graph.node("Reshape", {value, op.graph.ints_constant({-1, filters / rank, rank})});
+  value = op.graph.node("ReduceSum", {value, op.graph.ints_constant({2})}, {{"keepdims", int_attribute(0)}});
+  if (op.has_input(3)) {  // of the scale of the state times that of the weights of time
+    const ValueId bias = state.is_quantised() ? read_bias(op, 3, 4, 2) : op.graph.real(op.input(3));
+    value = op.graph.node("Add", {value, bias});
+  }
+  op.finish(value, options.fused_activation_function(), kLast);
+}
+
 void run_batch_matmul(TfliteOp& op) {
   const auto* options = op.find_options<tflite::BatchMatMulOptions>();
   auto operand = [&](int i, bool is_adjoint) {
@@ -381,6 +409,7 @@ constexpr TfliteHandler kHandlers[] = {
     {BuiltinOperator::TRANSPOSE_CONV, run_transpose_conv},
     {BuiltinOperator::FULLY_CONNECTED, run_fully_connected},
     {BuiltinOperator::BATCH_MATMUL, run_batch_matmul},
+    {BuiltinOperator::SVDF, run_svdf},
     {BuiltinOperator::MAX_POOL_2D, run_max_pool},
     {BuiltinOperator::AVERAGE_POOL_2D, run_average_pool},
     {BuiltinOperator::L2_POOL_2D, run_l2_pool},

@@ -74,7 +74,9 @@ struct TfliteOp {
   bool keeps_numbers(int i) const;
   // Input i for something that moves elements, and what it makes of input 0.
   ValueId moved(int i, TfliteLayout layout = TfliteLayout::kLast) const;
-  void finish_moved(ValueId value, TfliteLayout layout = TfliteLayout::kLast, int i = 0, int of = 0) const;
+  void finish_moved(ValueId value, TfliteLayout layout = TfliteLayout::kLast) const;
+  // All outputs, moved from input i.
+  void finish_parts(const std::vector<ValueId>& parts, TfliteLayout layout, int i) const;
 };
 
 struct TfliteHandler {

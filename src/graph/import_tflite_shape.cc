@@ -1,8 +1,6 @@
 // Operators of TFLite that give tensors another shape, put them together or make them from nothing. Numbers are moved
 // as they are stored where input and output have the same scale.
 #include <algorithm>
-#include <cstring>
-#include <numeric>
 
 #include "graph/import_tflite_ops.h"
 
@@ -12,12 +10,6 @@ namespace {
 using enum TfliteLayout;
 using tflite::Activation;
 using tflite::BuiltinOperator;
-
-std::vector<int64_t> all_axes(int rank) {
-  std::vector<int64_t> axes(static_cast<size_t>(rank));
-  std::iota(axes.begin(), axes.end(), 0);
-  return axes;
-}
 
 void run_reshape(TfliteOp& op) {
   const auto* options = op.find_options<tflite::ReshapeOptions>();
@@ -86,13 +78,11 @@ void run_unpack(TfliteOp& op) {
   const auto* options = op.find_options<tflite::UnpackOptions>();
   const int64_t axis = TfliteOp::axis(options == nullptr ? 0 : options->axis(), op.rank(0));
   const ValueId x = op.moved(0);
-  const std::vector<ValueId> parts =
+  std::vector<ValueId> parts =
       op.graph.nodes("Split", {x}, op.num_outputs(),
                      {{"axis", int_attribute(axis)}, {"num_outputs", int_attribute(op.num_outputs())}});
-  for (int i = 0; i < op.num_outputs(); ++i) {
-    const ValueId part = op.graph.node("Squeeze", {parts[static_cast<size_t>(i)], op.graph.ints_constant({axis})});
-    op.finish_moved(part, kLast, i);
-  }
+  for (ValueId& part : parts) part = op.graph.node("Squeeze", {part, op.graph.ints_constant({axis})});
+  op.finish_parts(parts, kLast, 0);
 }
 
 void run_concatenation(TfliteOp& op) {

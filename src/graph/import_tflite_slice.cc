@@ -1,6 +1,5 @@
 // Operators of TFLite that take parts of tensors: slices, splits, gathers and scatters.
 #include <algorithm>
-#include <numeric>
 
 #include "graph/import_tflite_ops.h"
 
@@ -89,8 +88,10 @@ void run_strided_slice(TfliteOp& op) {
       is_constant &= is_known;
       int64_t start = from_start ? (step > 0 ? 0 : INT64_MAX) : begin ? (*begin)[i] : 0;
       int64_t stop = to_end ? (step > 0 ? INT64_MAX : INT64_MIN) : end ? (*end)[i] : 0;
-      if (options.offset() && !to_end && begin && end) stop += start;
-      if (is_dropped) stop = start == -1 ? INT64_MAX : start + 1;
+      if (options.offset() && !to_end && begin && end && __builtin_add_overflow(stop, start, &stop)) {
+        fail(Code::kInvalidArgument, "its beginning {} and length are too large", start);
+      }
+      if (is_dropped) stop = start == -1 || start == INT64_MAX ? INT64_MAX : start + 1;
       starts.push_back(start);
       ends.push_back(stop);
       steps.push_back(is_dropped ? 1 : step);
@@ -140,7 +141,7 @@ void split(TfliteOp& op, int i, int64_t axis, const std::vector<int64_t>& sizes)
   else
     inputs.push_back(op.graph.ints_constant(sizes));
   const std::vector<ValueId> parts = op.graph.nodes("Split", std::move(inputs), count, std::move(attributes));
-  for (int part = 0; part < count; ++part) op.finish_moved(parts[static_cast<size_t>(part)], layout, part, i);
+  op.finish_parts(parts, layout, i);
 }
 
 void run_split(TfliteOp& op) {
@@ -159,7 +160,12 @@ void run_split_v(TfliteOp& op) {
     const int64_t at = TfliteOp::axis(axis[0], op.rank(0));
     const Dim& whole = op.in(0).dims[static_cast<size_t>(at)];
     if (!whole.is_known()) fail(Code::kUnimplemented, "the size of the dimension it splits is not in the file");
-    *rest = whole.value() - std::accumulate(sizes->begin(), sizes->end(), int64_t{1});  // without the -1
+    int64_t sum = 1;  // without the -1
+    for (const int64_t size : *sizes) {
+      if (size < -1 || size > whole.value()) fail(Code::kInvalidArgument, "splits {} into {}", whole.value(), size);
+      sum += size;
+    }
+    *rest = whole.value() - sum;
   }
   split(op, 0, axis[0], *sizes);
 }

@@ -101,13 +101,14 @@ int count_nodes(const Model& model, std::string_view op) {
 }
 
 // A 2x2 window of ones with stride 2 over 3x3: SAME pads at the end.
-std::vector<uint8_t> make_conv(Activation activation = Activation::RELU6) {
+std::vector<uint8_t> make_conv(const std::vector<int32_t>& signature = {}) {
   Builder b;
-  const int x = b.tensor({1, 3, 3, 1}), y = b.tensor({1, 2, 2, 1});
+  const int x = b.tensor({1, 3, 3, 1}, TensorType::FLOAT32, {}, 0, signature);
+  const int y = b.tensor({1, 2, 2, 1}, TensorType::FLOAT32, {}, 0, signature);
   const int w = b.constant<float>({1, 2, 2, 1}, TensorType::FLOAT32, {1, 1, 1, 1});
   const int bias = b.constant<float>({1}, TensorType::FLOAT32, {-1});
   b.op(BuiltinOperator::CONV_2D, {x, w, bias}, {y},
-       tflite::CreateConv2DOptions(b.fb, tflite::Padding::SAME, 2, 2, activation));
+       tflite::CreateConv2DOptions(b.fb, tflite::Padding::SAME, 2, 2, Activation::RELU6));
   return b.finish({x}, {y});
 }
 
@@ -118,6 +119,14 @@ TEST(ImportTflite, PadsAtTheEndAndAppliesTheActivation) {
   const auto out = run(std::move(model), {Tensor::vector<float>({0, 1, 2, 3, 4, 5, -6, 0, 0.5f}, {1, 3, 3, 1})});
   EXPECT_EQ(out[0].tensor.shape(), (Shape{1, 2, 2, 1}));
   EXPECT_THAT(elements<float>(out[0]), ElementsAre(6, 6, 0, 0));  // 8, 7, -6, 0.5 with the bias below 6
+}
+
+TEST(ImportTflite, PadsImagesOfAnySize) {
+  const auto out =
+      run(import_tflite(make_conv({-1, -1, -1, 1}), "m"),
+          {Tensor::vector<float>({0, 1, 2, 3, 4, 5, -6, 0, 0.5f, 1, 1, 1, 1, 1, 1, 2, 2, 2}, {2, 3, 3, 1})});
+  EXPECT_EQ(out[0].tensor.shape(), (Shape{2, 2, 2, 1}));
+  EXPECT_THAT(elements<float>(out[0]), ElementsAre(6, 6, 0, 0, 3, 1, 3, 1));
 }
 
 TEST(ImportTflite, QuantisedLayerGivesNumbersOfItsScale) {
@@ -168,12 +177,12 @@ TEST(ImportTflite, TellsAllThatIsNotSupported) {
   const int x = b.tensor({1, 2}), y = b.tensor({1, 2}), z = b.tensor({1, 2}), u = b.tensor({1, 2});
   b.op(BuiltinOperator::CUSTOM, {x}, {y}, "MyOp");
   b.op(BuiltinOperator::RELU, {y}, {z});  // waits for the one before: no problem of its own
-  b.op(BuiltinOperator::SVDF, {x}, {u});
+  b.op(BuiltinOperator::WHILE, {x}, {u});
   const std::vector<uint8_t> file = b.finish({x}, {z, u});
   const std::string message = message_of([&] { import_tflite(file, "model.tflite"); });
   EXPECT_THAT(message, HasSubstr("model.tflite"));
   EXPECT_THAT(message, HasSubstr("operator 0 (custom operator 'MyOp', version 2)"));
-  EXPECT_THAT(message, HasSubstr("operator 2 (SVDF, version 2)"));
+  EXPECT_THAT(message, HasSubstr("operator 2 (WHILE, version 2)"));
   EXPECT_THAT(message, Not(HasSubstr("operator 1")));
 }
 

@@ -19,9 +19,11 @@ constexpr Pass kPasses[] = {
      passes::recognise_activation},
     {"recognise-norm", "layer and RMS normalisations that are spelled out become one operator",
      passes::recognise_norm},
-    {"recognise-attention", "softmax(Q * K + mask) * V becomes Attention", passes::recognise_attention},
+    {"recognise-attention", "softmax(Q * K + mask) * V becomes Attention", passes::recognise_attention,
+     PassStage::kRecognise},
     {"move-transposes", "pairs of transpositions cancel, also across what stands between them",
      passes::move_transposes},
+    {"fuse-pad", "what pads in front of a convolution or a pool becomes its padding", passes::fuse_pad},
     {"fuse-conv-scale", "scales and shifts of a convolution's channels go into its weights", passes::fuse_conv_scale},
     {"move-qdq", "what only moves elements is done on the integers of a quantised model", passes::move_qdq},
     {"fuse-integer", "products of integers take in their scales", passes::fuse_integer, PassStage::kFuse},
@@ -33,6 +35,10 @@ constexpr Pass kPasses[] = {
      passes::fuse_conv_activation, PassStage::kFuse},
     {"fuse-matmul", "a product of matrices takes in transpositions, scale, bias, an addition and an activation",
      passes::fuse_matmul, PassStage::kFuse},
+    {"merge-horizontal", "narrow products of one tensor with several matrices become one", passes::merge_horizontal,
+     PassStage::kFuse},
+    {"fuse-elementwise", "what is left of operators that work by the element is computed in one go",
+     passes::fuse_elementwise, PassStage::kElementwise},
     {"remove-dead", "nodes and constants that nobody uses go away", passes::remove_dead},
 };
 constexpr int kMaxRounds = 8;  // what one pass leaves may be work for an earlier one

@@ -23,6 +23,7 @@ struct PassState {
 // nothing more to do, and then all of them together.
 enum class PassStage : uint8_t {
   kSimplify,     // what remains says the same with fewer, more telling nodes
+  kRecognise,    // large patterns, which need that everything around them is simple
   kFuse,         // products and convolutions take in what stands around them
   kElementwise,  // what is left over, by the element
 };
@@ -106,9 +107,12 @@ bool move_transposes(Graph& graph, PassState& state);
 bool recognise_activation(Graph& graph, PassState& state);
 bool recognise_norm(Graph& graph, PassState& state);
 bool recognise_attention(Graph& graph, PassState& state);
+bool fuse_pad(Graph& graph, PassState& state);
 bool fuse_conv_scale(Graph& graph, PassState& state);
 bool fuse_conv_activation(Graph& graph, PassState& state);
 bool fuse_matmul(Graph& graph, PassState& state);
+bool merge_horizontal(Graph& graph, PassState& state);
+bool fuse_elementwise(Graph& graph, PassState& state);
 // Of a tensor, with what its strings hold.
 int64_t bytes_of(const Tensor& tensor);
 }  // namespace passes

@@ -86,8 +86,8 @@ Model make_model(Graph graph) {
   return model;
 }
 
-std::vector<Value> run_model(Model model, const std::vector<Value>& inputs) {
-  return Executor(std::make_shared<Model>(std::move(model)), {.num_threads = 2}).run(inputs);
+std::vector<Value> run_model(const Model& model, const std::vector<Value>& inputs, bool compiles) {
+  return Executor(std::make_shared<Model>(copy_model(model)), {.num_threads = 2, .compiles = compiles}).run(inputs);
 }
 
 double at(const Tensor& tensor, int64_t i) {
@@ -97,24 +97,31 @@ double at(const Tensor& tensor, int64_t i) {
   return value;
 }
 
-// `step`: what an element may differ by; of integers 1 is one step of their scale. Gives the graph after the passes.
-std::string expect_agrees(const Graph& graph, const std::vector<Value>& inputs, double step) {
-  Model plain = make_model(copy_graph(graph));
-  Model optimised = copy_model(plain);
-  optimise(optimised);
-  const std::string text = dump(optimised.graph);
-  const std::vector<Value> a = run_model(std::move(plain), inputs), b = run_model(std::move(optimised), inputs);
-  EXPECT_EQ(a.size(), b.size());
+void expect_close(const std::vector<Value>& a, const std::vector<Value>& b, double step) {
+  ASSERT_EQ(a.size(), b.size());
   for (size_t i = 0; i < a.size(); ++i) {
-    EXPECT_EQ(to_string(a[i].tensor), to_string(b[i].tensor)) << text;
+    ASSERT_EQ(to_string(a[i].tensor), to_string(b[i].tensor));
     double worst = 0, spread = 0;
     for (int64_t k = 0; k < a[i].tensor.count(); ++k) {
       worst = std::max(worst, std::abs(at(a[i].tensor, k) - at(b[i].tensor, k)));
       spread = std::max(spread, std::abs(at(a[i].tensor, k) - at(a[i].tensor, 0)));
     }
-    EXPECT_LE(worst, step) << text;
+    EXPECT_LE(worst, step);
     EXPECT_GT(spread, 3 * step) << "the case tests nothing: " << to_string(a[i].tensor, 20);
   }
+}
+
+// `step`: what an element may differ by; of integers 1 is one step of their scale. With each operator's own code, and
+// with the kernels. Gives the graph after the passes.
+std::string expect_agrees(const Graph& graph, const std::vector<Value>& inputs, double step) {
+  const Model plain = make_model(copy_graph(graph));
+  Model optimised = copy_model(plain);
+  optimise(optimised);
+  const std::string text = dump(optimised.graph);
+  SCOPED_TRACE(text);
+  const std::vector<Value> expected = run_model(plain, inputs, false);
+  expect_close(expected, run_model(optimised, inputs, false), step);
+  expect_close(expected, run_model(optimised, inputs, true), step);
   return text;
 }
 
@@ -308,11 +315,46 @@ TEST(MoveQdq, OtherParametersAreATable) {
   EXPECT_THAT(text, HasSubstr("QLinearLeakyRelu"));
 }
 
+// As quantisers write it that quantise what a convolution gives and what an activation gives: in one scale or two.
+TEST(MoveQdq, BoundsBetweenTwoQuantisations) {
+  for (const bool is_clip : {false, true}) {
+    for (const bool is_same : {false, true}) {
+      for (const bool is_sum : {false, true}) {
+        SCOPED_TRACE(testing::Message() << is_clip << is_same << is_sum);
+        Quantised b;
+        const ValueId x = b.input(type_of_shape<uint8_t>({1, 4, 6, 6}));
+        const ValueId w = b.weights(b.data.make<int8_t>({4, 4, 1, 1}), 0);
+        const ValueId from = b.dequantise(x, 0.02f, 128);
+        const ValueId conv = is_sum ? b.node("Add", {from, from}) : b.node("Conv", {from, w});
+        const ValueId y = b.dequantise(b.quantise(conv, 0.02f, 100), 0.02f, 100);
+        const ValueId cut = is_clip ? b.node("Clip", {y, b.number(-0.5f), b.number(1.5f)}) : b.node("Relu", {y});
+        const ValueId q = b.quantise(cut, is_same ? 0.02f : 0.013f, is_same ? 100 : 20);
+        const std::string text = expect_agrees(b.finish({q}), {b.data.make<uint8_t>({1, 4, 6, 6})}, 1);
+        EXPECT_THAT(text, Not(HasSubstr("QuantizeLinear(")));
+        EXPECT_THAT(text, Not(HasSubstr("DequantizeLinear(")));
+        EXPECT_EQ(text.find(" = Clip(") == std::string::npos, !is_sum || (!is_clip && !is_same)) << text;
+      }
+    }
+  }
+}
+
 TEST(MoveQdq, NegativeScalesTurnMaximaAround) {
   Quantised b;
   const ValueId x = b.input(type_of_shape<uint8_t>({1, 4, 6, 6}));
   const ValueId y = b.node("MaxPool", {b.dequantise(x, -0.02f, 121)}, {{"kernel_shape", integers({3, 3})}});
   expect_agrees(b.finish({y}), {b.data.make<uint8_t>({1, 4, 6, 6})}, kExact);
+}
+
+TEST(FuseQdq, NodesWithoutOutputs) {
+  Quantised b;
+  const ValueId x = b.input(type_of_shape<uint8_t>({5, 16}));
+  const ValueId real = b.dequantise(x, 0.02f, 12);
+  b.nodes("Relu", {real}, 0);
+  b.nodes("Identity", {real}, 0);
+  b.nodes("Concat", {real, real}, 0, {{"axis", integer(0)}});
+  b.nodes("MatMul", {real, b.weights(b.data.make<int8_t>({16, 16}), 1)}, 0);
+  b.nodes("QuantizeLinear", {real, b.number(0.1f)}, 0, {}, 13);
+  expect_agrees(b.finish({b.quantise(real, 0.03f, 7)}), {b.data.make<uint8_t>({5, 16})}, kExact);
 }
 
 TEST(FuseQdq, OperatorsOnIntegers) {

@@ -35,28 +35,30 @@ bool follows(const Node& node) {
 
 // Inputs that are converted; others (biases, scales, shapes) stay as they are. The operators take both.
 bool is_narrowed(const Node& node, size_t input) {
-  if (is_product(node)) return input != 2;
+  if (is_product(node)) return input != 2 || node.op_type == "Gemm";
   static const NameSet kFirstOnly = {"Clip", "Expand", "Flatten", "Gather", "LayerNormalization", "Pad", "PRelu",
                                      "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze"};
   return input == 0 || !kFirstOnly.contains(node.op_type);
 }
 
-Tensor narrow(const Tensor& tensor) {
-  Tensor converted(ElementType::kBF16, tensor.shape());
+Tensor convert(const Tensor& tensor, ElementType type) {
+  Tensor converted(type, tensor.shape());
   ThreadPool pool(1);
   ops::convert_elements(tensor, converted, {}, pool);
   return converted;
 }
 
-class Lowering {
+// Moves what products compute, and what follows them, from one type to another.
+class Retyping {
  public:
-  Lowering(Graph& graph, PackedWeights& weights) : graph_(graph), weights_(weights) {}
+  Retyping(Graph& graph, PackedWeights& weights, ElementType from, ElementType to)
+      : graph_(graph), weights_(weights), from_(from), to_(to) {}
 
   void run() {
     std::vector<Node> nodes = std::move(graph_.nodes);
     graph_.nodes.clear();
     for (Node& node : nodes) add(std::move(node));
-    for (ValueId& id : graph_.outputs) id = as(id, ElementType::kF32);
+    for (ValueId& id : graph_.outputs) id = as(id, from_);
   }
 
  private:
@@ -70,29 +72,27 @@ class Lowering {
   }
 
   void add(Node node) {
-    bool narrows = is_product(node);
+    bool moves = is_product(node);
     if (follows(node)) {
-      for (const ValueId id : node.inputs) narrows |= narrowed_.contains(id);
+      for (const ValueId id : node.inputs) moves |= moved_.contains(id);
     }
-    // Only what would be float32 can become narrower.
-    narrows = narrows && !node.inputs.empty() &&
-              (is_float_tensor(node.inputs[0], ElementType::kF32) || narrowed_.contains(node.inputs[0]));
+    moves = moves && !node.inputs.empty() &&
+            (is_float_tensor(node.inputs[0], from_) || moved_.contains(node.inputs[0]));
     for (size_t i = 0; i < node.inputs.size(); ++i) {
-      const bool wants_narrow = narrows && is_narrowed(node, i);
-      if (node.inputs[i] != kNoValue) {
-        node.inputs[i] = as(node.inputs[i], wants_narrow ? ElementType::kBF16 : ElementType::kF32);
-      }
+      // Biases and the like may stay wider than the rest, but not narrower.
+      const bool wants_new = moves && (to_ == ElementType::kF32 || is_narrowed(node, i));
+      if (node.inputs[i] != kNoValue) node.inputs[i] = as(node.inputs[i], wants_new ? to_ : from_);
     }
     for (auto& [name, attribute] : node.attributes) {
       for (auto& body : attribute.graphs) {
-        for (Capture& capture : body->captures) capture.outer = as(capture.outer, ElementType::kF32);
+        for (Capture& capture : body->captures) capture.outer = as(capture.outer, from_);
       }
     }
-    if (narrows) {
+    if (moves) {
       for (const ValueId id : node.outputs) {
-        if (!is_float_tensor(id, ElementType::kF32)) continue;
-        graph_.value(id).type.element = ElementType::kBF16;
-        narrowed_.insert(id);
+        if (!is_float_tensor(id, from_)) continue;
+        graph_.value(id).type.element = to_;
+        moved_.insert(id);
       }
     }
     graph_.nodes.push_back(std::move(node));
@@ -100,18 +100,18 @@ class Lowering {
 
   // The value in that type, by a Cast if it has the other of the two; what is neither stays.
   ValueId as(ValueId id, ElementType element) {
-    const bool is_narrow = narrowed_.contains(id);
-    const ElementType now = is_narrow ? ElementType::kBF16 : ElementType::kF32;
-    if (now == element || (!is_narrow && !is_float_tensor(id, ElementType::kF32))) return id;
+    const bool has_moved = moved_.contains(id);
+    const ElementType now = has_moved ? to_ : from_;
+    if (now == element || (!has_moved && !is_float_tensor(id, from_))) return id;
     const auto [found, is_new] = converted_.try_emplace({id, element}, kNoValue);
     if (!is_new) return found->second;
     const GraphValue& from = graph_.value(id);
     ValueType type = from.type;
     type.element = element;
-    const std::string name = from.name + (element == ElementType::kBF16 ? ".bf16" : ".f32");
+    const std::string name = from.name + "." + graph::name(element);
     if (from.constant) {
       const Tensor& wide = from.constant->tensor;
-      Tensor made = weights_.get(wide, "bf16", [&] { return narrow(wide); });
+      Tensor made = weights_.get(wide, graph::name(element), [&] { return convert(wide, element); });
       const ValueId to = graph_.add_value(name, ValueType::tensor(element, to_dims(made.shape())));
       graph_.value(to).constant = Value(std::move(made));
       return found->second = to;
@@ -126,7 +126,8 @@ class Lowering {
 
   Graph& graph_;
   PackedWeights& weights_;
-  std::set<ValueId> narrowed_;  // what would be float32 and is bf16 now
+  const ElementType from_, to_;
+  std::set<ValueId> moved_;  // what has the other type now
   std::map<std::pair<ValueId, ElementType>, ValueId> converted_;
 };
 
@@ -140,6 +141,12 @@ Precision parse_precision(const std::string& text) {
   fail(Code::kInvalidArgument, "precision has to be fp32 or bf16, not '{}'", text);
 }
 
-void lower_precision(Graph& graph, PackedWeights& weights) { Lowering(graph, weights).run(); }
+void lower_precision(Graph& graph, PackedWeights& weights) {
+  Retyping(graph, weights, ElementType::kF32, ElementType::kBF16).run();
+}
+
+void widen_halves(Graph& graph, PackedWeights& weights) {
+  Retyping(graph, weights, ElementType::kF16, ElementType::kF32).run();
+}
 
 }  // namespace sluice::graph

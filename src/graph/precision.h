@@ -18,4 +18,7 @@ Precision parse_precision(const std::string& text);
 // kernels stay float32. Converted constants are kept in `weights`. REQUIRES: inferred types; leaves new values with types.
 void lower_precision(Graph& graph, PackedWeights& weights);
 
+// The other way for models of float16, which no kernel computes in: float32 where products are and between them.
+void widen_halves(Graph& graph, PackedWeights& weights);
+
 }  // namespace sluice::graph

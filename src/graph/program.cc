@@ -71,6 +71,7 @@ Model specialise(const Model& model, std::span<const Value> inputs, const Compil
   graph.inputs = std::move(given);
   for (GraphValue& value : graph.values) value.declared = {};
   optimise(copy, {.disabled = options.disabled_passes, .stop_after = {}});
+  widen_halves(graph, weights);
   if (options.precision == Precision::kBF16) lower_precision(graph, weights);
   std::vector<std::string> problems;
   infer_types(graph, problems, Declarations::kIgnore);

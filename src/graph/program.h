@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -24,15 +25,24 @@
 
 namespace sluice::graph {
 
+// How kernels are chosen: by rank; by the times that are known; by times that are measured where they are not known.
+enum class Tuning : uint8_t { kNone, kKnown, kMeasure };
+
+// The sizes that a plan is for: of each input that has one, [rank].
+struct Profile {
+  std::map<std::string, Shape> min, opt, max;
+};
+
 // What a model's executors have in common.
 struct Shared {
   std::shared_ptr<const Model> model;  // optimised
   PackedWeights weights;
   Timings timings;
+  std::vector<Profile> profiles;  // inputs have to fit one of them; none: whatever the model takes
 };
 
 struct CompileOptions {
-  bool measures = false;  // kernels are chosen by time; else by rank
+  Tuning tuning = Tuning::kNone;
   Precision precision = Precision::kF32;
   std::vector<std::string> disabled_passes;
 };

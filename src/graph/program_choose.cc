@@ -48,7 +48,7 @@ std::string timing_key(const Node& node, const NodePlan& plan, const KernelChoic
   return key + " by " + choice.name;
 }
 
-// The median of a few runs on memory of its own.
+// The shortest of a few runs on memory of its own: what others do to the machine only adds.
 double measure(Kernel& kernel, const NodePlan& plan, const KernelChoice& choice, ThreadPool& pool) {
   std::vector<Tensor> memory;
   auto make = [&](TensorInfo info, Layout layout) -> void* {
@@ -76,14 +76,13 @@ double measure(Kernel& kernel, const NodePlan& plan, const KernelChoice& choice,
   };
   run();
   constexpr double kMaxMicroseconds = 10000;
-  std::vector<double> times;
-  double total = 0;
-  while (times.size() < 3 || (times.size() < 15 && total < kMaxMicroseconds)) {
-    times.push_back(run());
-    total += times.back();
+  double best = run(), total = best;
+  for (int i = 1; i < 4 || (i < 20 && total < kMaxMicroseconds); ++i) {
+    const double time = run();
+    best = std::min(best, time);
+    total += time;
   }
-  std::nth_element(times.begin(), times.begin() + static_cast<int64_t>(times.size() / 2), times.end());
-  return times[times.size() / 2];
+  return best;
 }
 
 class Chooser {
@@ -222,6 +221,18 @@ class Chooser {
   std::vector<bool> is_output_;
 };
 
+// All of them or none: a measured time says nothing beside a guess.
+void take_known_times(const Node& node, NodePlan& plan, const std::vector<KernelChoice>& choices,
+                      const Timings& timings, int num_threads) {
+  std::vector<double> times;
+  for (const KernelChoice& choice : choices) {
+    const std::optional<double> known = timings.find(timing_key(node, plan, choice, num_threads));
+    if (!known) return;
+    times.push_back(*known);
+  }
+  plan.microseconds = std::move(times);
+}
+
 }  // namespace
 
 void choose_kernels(const Graph& graph, std::vector<NodePlan>& plans, Shared& shared, const CompileOptions& options,
@@ -235,9 +246,13 @@ void choose_kernels(const Graph& graph, std::vector<NodePlan>& plans, Shared& sh
     plan.choices = list_kernels(request);
     plan.made.resize(plan.choices.size());
     for (const KernelChoice& choice : plan.choices) plan.microseconds.push_back(choice.handicap);
-    if (!options.measures || plan.choices.size() < 2) continue;
+    if (options.tuning == Tuning::kNone || plan.choices.size() < 2) continue;
     const KernelRequest trial{node, plan.inputs, plan.constants, plan.outputs, rejected, pool.num_threads()};
     const std::vector<KernelChoice> trials = list_kernels(trial);
+    if (options.tuning == Tuning::kKnown) {
+      take_known_times(node, plan, trials, shared.timings, pool.num_threads());
+      continue;
+    }
     for (size_t c = 0; c < trials.size(); ++c) {
       const std::string key = timing_key(node, plan, trials[c], pool.num_threads());
       if (const std::optional<double> known = shared.timings.find(key)) {

@@ -75,6 +75,13 @@ def micro_speech(net):
     return [net.softmax(net.dense(x, 4))]
 
 
+def keyword(net):
+    x = net.input([1, 40])
+    for units in (16, 16):
+        x = net.svdf(x, units, rank=2, places=8)
+    return [net.softmax(net.dense(x, 4))]
+
+
 def resnet8(net):
     x = net.conv(net.input([1, 32, 32, 3]), 8, activation=1)
     for filters, stride in ((8, 1), (16, 2), (16, 2)):
@@ -126,7 +133,8 @@ def dynamic(net):
     return [net.softmax(net.dense(x, 5))]
 
 
-NETS = [mobilenet_v1, mobilenet_v2, mobilenet_v3, ds_cnn, micro_speech, resnet8, autoencoder, inception, unet, dynamic]
+NETS = [mobilenet_v1, mobilenet_v2, mobilenet_v3, ds_cnn, micro_speech, keyword, resnet8, autoencoder, inception, unet,
+        dynamic]
 STEPS = {"mobilenet_v2": 2, "mobilenet_v3": 3, "inception": 2, "unet": 2, "resnet8": 2, "autoencoder": 2}
 
 

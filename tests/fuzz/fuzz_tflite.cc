@@ -52,8 +52,8 @@ std::string make_model(bool is_quantised) {
   auto op = [&](BuiltinOperator code, const std::vector<int>& inputs, const std::vector<int>& outputs,
                 tflite::BuiltinOptions kind = tflite::BuiltinOptions::NONE, flatbuffers::Offset<void> options = 0) {
     codes.push_back(tflite::CreateOperatorCodeDirect(fb, static_cast<int8_t>(code), nullptr, 1, code));
-    operators.push_back(tflite::CreateOperatorDirect(fb, static_cast<uint32_t>(codes.size() - 1), &inputs, &outputs,
-                                                     kind, options));
+    operators.push_back(
+        tflite::CreateOperatorDirect(fb, static_cast<uint32_t>(codes.size() - 1), &inputs, &outputs, kind, options));
   };
   const int x = tensor({1, 6, 6, 2}, type), y = tensor({1, 3, 3, 3}, type), p = tensor({1, 5, 5, 3}, type);
   const int s = tensor({1, 3, 5, 3}, type), m = tensor({1, 3}, type), z = tensor({1, 2}, type);
@@ -101,13 +101,21 @@ std::string mutate_structure(const std::string& input, uint64_t seed) {
   if (changed.size() < 16) return changed;
   for (uint64_t n = 1 + random.below(3); n > 0; --n) {
     const size_t at = 8 + random.below(changed.size() / 4 - 2) * 4;
-    int32_t value;
+    uint32_t value;
     std::memcpy(&value, changed.data() + at, sizeof value);
     switch (random.below(4)) {
-      case 0: value += static_cast<int32_t>(random.below(5)) - 2; break;
-      case 1: value = static_cast<int32_t>(random.below(160)); break;
-      case 2: value = -static_cast<int32_t>(random.below(4)); break;
-      default: value ^= 1 << random.below(31); break;
+      case 0:
+        value += static_cast<uint32_t>(random.below(5)) - 2;
+        break;
+      case 1:
+        value = static_cast<uint32_t>(random.below(160));
+        break;
+      case 2:
+        value = 0u - static_cast<uint32_t>(random.below(4));
+        break;
+      default:
+        value ^= 1u << random.below(32);
+        break;
     }
     std::memcpy(changed.data() + at, &value, sizeof value);
   }

@@ -12,6 +12,7 @@ std::vector<KernelChoice> list_matmul(const KernelRequest& request);
 std::vector<KernelChoice> list_pool(const KernelRequest& request);
 std::vector<KernelChoice> list_global_pool(const KernelRequest& request);
 std::vector<KernelChoice> list_permuted(const KernelRequest& request);
+std::vector<KernelChoice> list_attention(const KernelRequest& request);
 std::vector<KernelChoice> list_concat(const KernelRequest& request);
 
 }  // namespace sluice::graph::kernels

@@ -29,6 +29,7 @@ constexpr Entry kEntries[] = {
     {"", "AveragePool", kernels::list_pool},
     {"", "GlobalAveragePool", kernels::list_global_pool},
     {"", "Concat", kernels::list_concat},
+    {"", "Attention", kernels::list_attention},
 };
 
 }  // namespace

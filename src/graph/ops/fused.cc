@@ -3,10 +3,11 @@
 //
 // FusedMatMul is y = activation(alpha * op(A) * op(B) + bias + Z). The operands are read as MatMul reads them, after
 // their last two dimensions are swapped where transA or transB say so; bias is [N] or [1], and Z has the shape of y.
-// Elementwise is in elementwise_program.cc.
+// Elementwise is what elementwise_program.h says.
 #include <cmath>
 
 #include "graph/ops/elementwise.h"
+#include "graph/ops/elementwise_program.h"
 #include "graph/ops/fused_activation.h"
 #include "graph/ops/matrix_batch.h"
 #include "graph/ops/ops.h"
@@ -19,7 +20,13 @@ enum Input { kA, kB, kBias, kZ };
 MatrixLayout layout_of(const Node& node, const char* attribute) { return {node.get_int(attribute, 0) != 0, false}; }
 
 void infer_fused_matmul(InferContext& context) {
-  check_same_element(context);
+  for (const int i : {int{kB}, int{kBias}, int{kZ}}) {
+    if (!context.has_input(i)) continue;
+    const ElementType first = context.element(kA), other = context.element(i);
+    if (first == ElementType::kUndefined || other == ElementType::kUndefined || other == first) continue;
+    if (i == kBias && other == ElementType::kF32 && is_half(first)) continue;  // sums are of floats anyway
+    context.fail("input {} is {} and has to be {}", i + 1, name(other), name(first));
+  }
   if (!context.has_rank(kA) || !context.has_rank(kB)) return context.set_output(0, context.element(kA));
   Dims dims = infer_product_dims(context, kA, layout_of(context.node(), "transA"), kB,
                                  layout_of(context.node(), "transB"));
@@ -81,8 +88,39 @@ void run_fused_matmul(RunContext& context) {
   });
 }
 
+void infer_elementwise(InferContext& context) {
+  context.set_output(0, ElementType::kF32);
+  Dims dims;
+  for (int i = 0; i < context.num_inputs(); ++i) {
+    if (!context.has_input(i)) context.fail("input {} is left out", i + 1);
+    const ElementType element = context.element(i);
+    const bool fits = element == ElementType::kF32 || element == ElementType::kBool || element == ElementType::kUndefined;
+    if (!fits) context.fail("input {} is {}; float32 and bool are allowed", i + 1, name(element));
+    if (!context.has_rank(i)) return;
+    dims = broadcast(context, dims, context.dims(i));
+  }
+  context.set_output(0, ElementType::kF32, std::move(dims));
+}
+
+void run_elementwise(RunContext& context) {
+  const auto program = context.node().prepared.get<ElementwiseProgram>(
+      [&] { return std::make_shared<const ElementwiseProgram>(ElementwiseProgram::parse(context.node())); });
+  std::vector<ElementwiseProgram::Operand> inputs;
+  for (int i = 0; i < context.num_inputs(); ++i) {
+    const Tensor& input = context.input(i);
+    const bool is_bool = input.type() == ElementType::kBool;
+    if (!is_bool && input.type() != ElementType::kF32) context.fail_type(i);
+    inputs.push_back({input.raw(), input.shape(), is_bool});
+  }
+  Tensor& y = context.output(0);
+  const auto bytes = static_cast<int64_t>(program->scratch_bytes(context.pool().num_threads()));
+  Tensor scratch = context.make(ElementType::kU8, Shape{bytes});
+  program->run(context.pool(), inputs, y.shape(), y.data<float>(), scratch.raw());
+}
+
 constexpr OpInfo kOps[] = {
     {"sluice", "FusedMatMul", 1, 0, infer_fused_matmul, run_fused_matmul, OpInfo::kViaFloat},
+    {"sluice", "Elementwise", 1, 0, infer_elementwise, run_elementwise},
 };
 
 }  // namespace

@@ -66,13 +66,16 @@ struct FusedActivation {
       case kElu: return map([a = alpha](float v) { const float low = a * fast_expm1(v); return v < 0 ? low : v; });
       case kHardSwish:
         return map([](float v) { float s = v / 6 + 0.5f; s = s < 0 ? 0 : s; return v * (s > 1 ? 1.0f : s); });
-      case kGelu: return map([](float v) { return 0.5f * v * (1.0f + fast_erf(v * 0.70710678f)); });
+      case kGelu:
+        return map([](float v) { return zero_at_end(v, 0.5f * v * (1.0f + fast_erf(v * 0.70710678f))); });
       case kGeluTanh:
-        return map([](float v) { return 0.5f * v * (1.0f + fast_tanh(0.79788456f * (v + 0.044715f * v * v * v))); });
+        return map([](float v) {
+          return zero_at_end(v, 0.5f * v * (1.0f + fast_tanh(0.79788456f * (v + 0.044715f * v * v * v))));
+        });
       case kSwish:
         return map([a = alpha](float v) {
           const float product = v * fast_sigmoid(a * v);
-          return v == -std::numeric_limits<float>::infinity() && a > 0 ? 0.0f : product;
+          return a > 0 ? zero_at_end(v, product) : product;
         });
       case kMish:
         return map([](float v) {
@@ -81,6 +84,9 @@ struct FusedActivation {
         });
     }
   }
+
+  // y, but 0 where v is -inf, for the product of both ends is no number.
+  static float zero_at_end(float v, float y) { return v == -std::numeric_limits<float>::infinity() ? 0.0f : y; }
 
   Kind kind = Kind::kNone;
   float alpha = 0, beta = 0;

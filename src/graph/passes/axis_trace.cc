@@ -79,6 +79,14 @@ bool AxisTrace::reshape(const Dims& to) {
   return true;
 }
 
+bool AxisTrace::select(size_t axis, int64_t index, bool keeps_axis) {
+  if (selected_.atom >= 0 || axis >= axes_.size() || axes_[axis].size() != 1) return false;
+  selected_ = {axes_[axis][0], index};
+  if (keeps_axis) axes_[axis].clear();
+  else axes_.erase(axes_.begin() + static_cast<std::ptrdiff_t>(axis));
+  return true;
+}
+
 bool AxisTrace::transpose(const std::vector<int64_t>& order) {
   if (order.empty()) {
     std::reverse(axes_.begin(), axes_.end());

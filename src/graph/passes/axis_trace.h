@@ -24,6 +24,16 @@ class AxisTrace {
   // Output axis i is axis order[i]; empty: reversed.
   bool transpose(const std::vector<int64_t>& order);
 
+  // Element `index` of the axis: its atom is gone from the axes, and its place in the base is selected(). False if the
+  // axis is no single atom, or another one was selected before.
+  bool select(size_t axis, int64_t index, bool keeps_axis);
+
+  struct Selected {
+    int atom = -1;  // none
+    int64_t index = 0;
+  };
+  const Selected& selected() const { return selected_; }
+
   const std::vector<Atoms>& base() const { return base_; }
   const std::vector<Atoms>& axes() const { return axes_; }
   Dim size_of(const Atoms& atoms) const;
@@ -35,6 +45,7 @@ class AxisTrace {
  private:
   void split(int atom, const Dim& first, const Dim& second);
   std::vector<Dim> sizes_;
+  Selected selected_;
   std::vector<Atoms> base_, axes_;
 };
 

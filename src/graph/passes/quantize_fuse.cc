@@ -21,8 +21,9 @@ class Fusion {
 
   bool run() {
     for (Node& node : graph_.nodes) {
-      if (rewriter_.is_dead(node)) continue;
-      const bool is_made = make_product(node) || normalise(node) || scale(node) || add(node) || activate(node);
+      if (rewriter_.is_dead(node) || node.outputs.empty() || node.inputs.empty()) continue;
+      const bool is_made =
+          make_product(node) || normalise(node) || scale(node) || add(node) || activate(node) || cut_off(node);
       if (is_made) continue;
       const std::optional<Quantised> to = find_quantisation(rewriter_, node);
       if (to && !quantise_product(node, *to)) quantise_other(node, *to);
@@ -261,6 +262,35 @@ class Fusion {
     Node activated = *product;
     set_activation(activated, *activation);
     rewriter_.replace(node, std::move(activated));
+    return true;
+  }
+
+  // Clip on the integers that a product gives: the same before they are rounded.
+  bool cut_off(Node& node) {
+    if (node.op_type != "Clip" || !node.domain.empty() || node.inputs.size() < 3) return false;
+    const Node* product = rewriter_.has_one_use(node.inputs[0]) ? rewriter_.producer(node.inputs[0]) : nullptr;
+    if (product == nullptr || !is_product(*product) || !has_product_input(*product, kProductYScale)) return false;
+    const Quantised y{.type = rewriter_.type(node.inputs[0]).element, .scale = product->inputs[kProductYScale],
+                      .zero = product->inputs.size() > kProductYZero ? product->inputs[kProductYZero] : kNoValue};
+    const std::optional<double> scale = rewriter_.scalar(y.scale);
+    const std::optional<int> zero = find_zero(rewriter_, y), low = find_zero(rewriter_, {.zero = node.inputs[1]}),
+                             high = find_zero(rewriter_, {.zero = node.inputs[2]});
+    const bool is_known = scale && zero && low && high && *low <= *high && is_positive_scale(rewriter_, y.scale);
+    if (!is_known || !product->get_string("activation", "").empty()) return false;
+    Node cut = *product;
+    const int highest = y.type == ElementType::kU8 ? 255 : 127;
+    if (*low == *zero && *high == highest) {
+      set_activation(cut, {"Relu", {}});
+    } else {
+      auto real = [&](int bound) { return static_cast<float>((bound - *zero) * *scale); };
+      set_activation(cut, {"Clip", {real(*low), real(*high)}});
+    }
+    const Activation activation{cut.get_string("activation", ""), cut.get_floats("activation_params")};
+    if (is_within_range(rewriter_, activation, y)) {
+      cut.attributes.erase("activation");
+      cut.attributes.erase("activation_params");
+    }
+    rewriter_.replace(node, std::move(cut));
     return true;
   }
 

@@ -18,7 +18,7 @@ class Integers {
 
   bool run() {
     for (Node& node : graph_.nodes) {
-      if (rewriter_.is_dead(node)) continue;
+      if (rewriter_.is_dead(node) || node.outputs.empty() || node.inputs.empty()) continue;
       const std::string& op = node.op_type;
       if (node.domain.empty() && op == "Mul") scale_integers(node);
       else if (op == "QLinearConv") make_conv(node);
@@ -193,6 +193,7 @@ class Integers {
     // One factor may be a number that the run computes, the other the scales of the channels.
     ValueId factors[2] = {scales, kNoValue};
     const Node* product_of_scales = rewriter_.made_by(scales, "Mul");
+    if (product_of_scales != nullptr && product_of_scales->inputs.size() != 2) return;
     if (product_of_scales != nullptr && !is_single(scales)) {
       factors[0] = product_of_scales->inputs[0], factors[1] = product_of_scales->inputs[1];
       if (!is_single(factors[0])) std::swap(factors[0], factors[1]);

@@ -3,9 +3,10 @@
 // DequantizeLinear goes below nodes that move elements or pick them (Reshape, Transpose, MaxPool, Concat of equal
 // scales, ...): they commute with a function of each element that is monotone. QuantizeLinear goes above such nodes
 // towards the node that computes, if nobody else wants the floats, so that fuse-qdq finds it there; and it passes Relu
-// and Clip whose bounds its own range has anyhow. Where the two meet with the same parameters both go away, with
+// and Clip whose bounds its own range has anyhow; those between the two are done on the integers. Where the two meet with the same parameters both go away, with
 // other parameters one table of 256 entries does it (a LeakyRelu of slope 1). Everything here is exact.
 #include <algorithm>
+#include <cmath>
 #include <string_view>
 
 #include "graph/passes/quantize_match.h"
@@ -54,12 +55,12 @@ class Movement {
 
   bool run() {
     for (Node& node : graph_.nodes) {
-      if (rewriter_.is_dead(node)) continue;
+      if (rewriter_.is_dead(node) || node.outputs.empty()) continue;
       if (node.op_type == "Concat" && node.domain.empty()) lower_through_concat(node);
       else lower_through(node);
     }
     for (Node& node : graph_.nodes) {
-      if (rewriter_.is_dead(node)) continue;
+      if (rewriter_.is_dead(node) || node.outputs.empty()) continue;
       if (const std::optional<Quantised> to = find_quantisation(rewriter_, node)) lift(node, *to);
     }
     return rewriter_.finish();
@@ -156,6 +157,7 @@ class Movement {
   // A node that quantises.
   void lift(Node& node, const Quantised& to) {
     skip_bounds(node, to);
+    lower_through_bounds(node, to);
     if (const std::optional<Quantised> from = find_quantised(rewriter_, node.inputs[0])) return join(node, *from, to);
     if (!rewriter_.scalar(to.scale) || !find_zero(rewriter_, to) || !is_positive_scale(rewriter_, to.scale)) return;
     // From here upwards: nodes that move the elements and that nobody else reads.
@@ -220,6 +222,42 @@ class Movement {
       if (!is_for_all) return;
       rewriter_.set_input(node, 0, maker->inputs[0]);
     }
+  }
+
+  // Relu or Clip between dequantisation and quantisation: on the integers, exactly if both are of one scale and else
+  // within half a step.
+  void lower_through_bounds(Node& node, const Quantised& to) {
+    const ValueId real = node.inputs[0];
+    const Node* maker = rewriter_.has_one_use(real) ? rewriter_.producer(real) : nullptr;
+    const std::optional<Activation> bounds = maker == nullptr ? std::nullopt : find_activation(rewriter_, *maker);
+    if (!bounds || (bounds->name != "Relu" && bounds->name != "Clip")) return;
+    const std::optional<Quantised> from = find_quantised(rewriter_, maker->inputs[0]);
+    const std::optional<double> scale = from ? rewriter_.scalar(from->scale) : std::nullopt;
+    const std::optional<int> zero = from ? find_zero(rewriter_, *from) : std::nullopt;
+    if (!scale || !zero || from->axis || !is_positive_scale(rewriter_, from->scale)) return;
+    const bool is_relu = bounds->name == "Relu";
+    if (is_relu && !is_same(rewriter_, *from, to)) return;  // there is a table for both
+    if (!is_relu && !(bounds->parameters[0] <= bounds->parameters[1])) return;
+    const int lowest = from->type == ElementType::kU8 ? 0 : -128;
+    auto round_bound = [&](double bound) {
+      return static_cast<int>(
+          std::clamp<double>(std::nearbyint(bound / *scale) + *zero, lowest, lowest + 255));
+    };
+    const int low = round_bound(is_relu ? 0 : bounds->parameters[0]);
+    const int high = is_relu ? lowest + 255 : round_bound(bounds->parameters[1]);
+    const std::string name = graph_.value(from->integers).name;
+    auto add_bound = [&](int bound) {
+      return rewriter_.add_constant(from->type == ElementType::kU8 ? Tensor::scalar(static_cast<uint8_t>(bound))
+                                                                   : Tensor::scalar(static_cast<int8_t>(bound)),
+                                    name + "_bound");
+    };
+    const ValueId low_id = add_bound(low), high_id = add_bound(high);
+    const ValueId cut =
+        rewriter_.insert_before(node, make_node("", "Clip", 13, *maker, {from->integers, low_id, high_id}),
+                                type_like(real, from->type), name_like(real));
+    const ValueId dequantised = rewriter_.insert_before(node, make_dequantise(*maker, cut, *from),
+                                                        rewriter_.type(real), name + "_bounded");
+    rewriter_.set_input(node, 0, dequantised);
   }
 
   // Integers of one scale that become those of another.

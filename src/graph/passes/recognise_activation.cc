@@ -218,6 +218,15 @@ std::optional<Node> find_clip(Rewriter& rewriter, Node& node) {
     if (n.op_type == "Relu") return Rewriter::WithScalar{n.inputs[0], 0, true};
     return n.op_type == "Max" || n.op_type == "Min" ? rewriter.with_scalar(n) : std::nullopt;
   };
+  if (node.op_type == "Clip") {  // of what a Relu has cut already
+    const Node* relu = rewriter.only_made_by(node.inputs[0], "Relu");
+    const auto bounds = relu == nullptr ? std::nullopt : find_activation(rewriter, node);
+    if (!bounds || bounds->parameters[0] > 0 || !(bounds->parameters[1] >= 0)) return std::nullopt;
+    const std::string clip = rewriter.graph().value(node.outputs[0]).name;
+    const ValueId low = rewriter.add_constant(Tensor::scalar<float>(0), clip + "/min");
+    const ValueId high = rewriter.add_constant(Tensor::scalar<float>(bounds->parameters[1]), clip + "/max");
+    return make_node("", "Clip", 13, node, {relu->inputs[0], low, high});
+  }
   const auto outer = split(node);
   const Node* before = outer && rewriter.has_one_use(outer->value) ? rewriter.producer(outer->value) : nullptr;
   if (before == nullptr || !before->domain.empty()) return std::nullopt;
@@ -248,7 +257,7 @@ std::optional<Node> find_other(Rewriter& rewriter, Node& node) {
     return make_node("", "LeakyRelu", 16, node, {node.inputs[0]},
                      {{"alpha", make_float(static_cast<float>(*slope))}});
   }
-  if (op == "Min" || op == "Max" || op == "Relu") return find_clip(rewriter, node);
+  if (op == "Min" || op == "Max" || op == "Relu" || op == "Clip") return find_clip(rewriter, node);
   return std::nullopt;
 }
 

@@ -10,6 +10,8 @@
 //
 // A mask that Where sets in (a score or a constant) becomes one that is added. With a constant of -1e9 or less that is
 // the same in f32; of others nothing is known, so they stay.
+#include <algorithm>
+
 #include "graph/passes/axis_trace.h"
 #include "graph/passes/match.h"
 
@@ -17,7 +19,7 @@ namespace sluice::graph::passes {
 namespace {
 
 constexpr size_t kMaxSteps = 10;  // back from an operand
-constexpr int kMaxScoreSteps = 6;
+constexpr int kMaxScoreSteps = 8;
 constexpr int64_t kMaxHeadSize = 1 << 16;  // also of the number of heads
 constexpr double kHidden = -1e9;
 
@@ -39,6 +41,8 @@ struct Scores {
   ValueId product = kNoValue;  // of both
   double scale = 1;
   std::vector<ValueId> masks;  // to add
+  // Scores [batch * heads, length, keys] that were seen as [batch, heads, length, keys] while masks were added: heads.
+  std::optional<Dim> parted;
   // A mask made of a Where: kept keeps a score where it is true (or false), otherwise `constant` stands there.
   ValueId condition = kNoValue, constant = kNoValue;
   bool keeps_where_true = true;
@@ -69,12 +73,26 @@ std::optional<Scores> read_scores(const Rewriter& rewriter, ValueId id, int dept
     scores->scale *= factor->scale;
     return scores;
   }
+  if (node->op_type == "Reshape" && rewriter.has_rank(id) && rewriter.has_rank(node->inputs[0])) {
+    // [batch * heads, length, keys] to four dimensions and, after the masks, back.
+    const ValueId from = node->inputs[0];
+    auto scores = read_scores(rewriter, from, depth - 1);
+    if (!scores || rewriter.rank(id) + rewriter.rank(from) != 7) return std::nullopt;
+    const Dims &three = rewriter.dims(rewriter.rank(id) == 3 ? id : from);
+    const Dims &four = rewriter.dims(rewriter.rank(id) == 3 ? from : id);
+    const bool fits = three[1] == four[2] && three[2] == four[3] && three[0] == four[0] * four[1];
+    const bool is_first = !scores->parted && scores->masks.empty() && scores->condition == kNoValue;
+    if (!fits || (rewriter.rank(id) == 4 && !is_first)) return std::nullopt;
+    if (rewriter.rank(id) == 3 && !(scores->parted && *scores->parted == four[1])) return std::nullopt;
+    scores->parted = four[1];
+    return scores;
+  }
   if (node->op_type == "Add" && node->opset >= 7) {
     for (const size_t i : {size_t{0}, size_t{1}}) {
       auto scores = read_scores(rewriter, node->inputs[i], depth - 1);
       const ValueId mask = node->inputs[1 - i];
       if (!scores || scores->condition != kNoValue || !rewriter.is_f32(mask)) continue;
-      if (!broadcasts_to(rewriter, mask, rewriter.dims(scores->product))) continue;
+      if (!broadcasts_to(rewriter, mask, rewriter.dims(node->inputs[i]))) continue;
       scores->masks.push_back(mask);
       return scores;
     }
@@ -85,7 +103,7 @@ std::optional<Scores> read_scores(const Rewriter& rewriter, ValueId id, int dept
       if (!hidden || *hidden > kHidden) continue;
       auto scores = read_scores(rewriter, node->inputs[i], depth - 1);
       if (!scores || scores->condition != kNoValue) continue;
-      if (!broadcasts_to(rewriter, node->inputs[0], rewriter.dims(scores->product))) continue;
+      if (!broadcasts_to(rewriter, node->inputs[0], rewriter.dims(node->inputs[i]))) continue;
       scores->condition = node->inputs[0];
       scores->constant = node->inputs[3 - i];
       scores->keeps_where_true = i == 1;
@@ -126,6 +144,7 @@ struct Packed {
   Form form = Form::kBatchFirst;
   int64_t heads = 0, size = 0;
   double scale = 1;
+  int64_t part = -1;  // of several such tensors that lie side by side in the last axis; -1: there is one
 };
 
 std::optional<Packed> read_base(const AxisTrace& trace, ValueId value, const Roles& roles) {
@@ -139,7 +158,11 @@ std::optional<Packed> read_base(const AxisTrace& trace, ValueId value, const Rol
     return all.size() >= part.size() && std::equal(part.rbegin(), part.rend(), all.rbegin());
   };
   // The heads, given what the base has as its batch and as its rows.
-  auto heads_of = [&](const Atoms& batch, const Atoms& row) -> std::optional<Atoms> {
+  const int selected = trace.selected().atom;
+  auto heads_of = [&](const Atoms& batch, const Atoms& all) -> std::optional<Atoms> {
+    const bool begins_with_part = selected >= 0 && !all.empty() && all[0] == selected;
+    if (selected >= 0 && !begins_with_part) return std::nullopt;
+    const Atoms row(all.begin() + (begins_with_part ? 1 : 0), all.end());
     if (!ends_with(row, size)) return std::nullopt;
     const Atoms heads(row.begin(), row.end() - static_cast<std::ptrdiff_t>(size.size()));
     if (roles.heads >= 0) {
@@ -157,7 +180,7 @@ std::optional<Packed> read_base(const AxisTrace& trace, ValueId value, const Rol
     heads = heads_of(base[1], base[2]);
     form = Packed::Form::kLengthFirst;
   }
-  if (!heads && base.size() == 4 && base[1] == length && base[3] == size) {
+  if (!heads && selected < 0 && base.size() == 4 && base[1] == length && base[3] == size) {
     Atoms row = base[2];
     row.insert(row.end(), size.begin(), size.end());
     heads = heads_of(base[0], row);
@@ -167,7 +190,38 @@ std::optional<Packed> read_base(const AxisTrace& trace, ValueId value, const Rol
   const Dim count = trace.size_of(*heads), width = trace.size_of(size);
   auto is_sane = [](const Dim& dim) { return dim.is_known() && dim.value() >= 1 && dim.value() <= kMaxHeadSize; };
   if (!is_sane(count) || !is_sane(width)) return std::nullopt;
-  return Packed{.value = value, .form = form, .heads = count.value(), .size = width.value()};
+  return Packed{.value = value, .form = form, .heads = count.value(), .size = width.value(), .scale = 1,
+                .part = selected >= 0 ? trace.selected().index : -1};
+}
+
+// One element of an axis: a Gather of one index, or an output of a Split into single ones.
+struct Selection {
+  size_t axis;
+  int64_t index;
+  bool keeps_axis;
+};
+std::optional<Selection> read_selection(const Rewriter& rewriter, const Node& node, ValueId output) {
+  const bool is_gather = node.op_type == "Gather", is_split = node.op_type == "Split";
+  if (!is_gather && !is_split) return std::nullopt;
+  if (!rewriter.has_rank(node.inputs[0])) return std::nullopt;
+  int64_t axis = node.get_int("axis", 0);
+  if (axis < 0) axis += rewriter.rank(node.inputs[0]);
+  if (axis < 0 || axis >= rewriter.rank(node.inputs[0])) return std::nullopt;
+  if (is_split) {
+    const auto at = std::find(node.outputs.begin(), node.outputs.end(), output) - node.outputs.begin();
+    const auto count = rewriter.known_dim(node.inputs[0], static_cast<int>(axis));
+    if (count != static_cast<int64_t>(node.outputs.size())) return std::nullopt;
+    for (const ValueId id : node.outputs) {
+      if (id == kNoValue || rewriter.known_dim(id, static_cast<int>(axis)) != 1) return std::nullopt;
+    }
+    return Selection{static_cast<size_t>(axis), at, true};
+  }
+  const Tensor* index = rewriter.constant(node.inputs[1]);
+  const auto count = rewriter.known_dim(node.inputs[0], static_cast<int>(axis));
+  if (index == nullptr || index->rank() != 0 || !is_integer(index->type()) || !count) return std::nullopt;
+  int64_t at = to_ints(*index)[0];
+  if (at < 0) at += *count;
+  return at < 0 || at >= *count ? std::nullopt : std::optional(Selection{static_cast<size_t>(axis), at, false});
 }
 
 std::optional<Packed> find_packed(const Rewriter& rewriter, ValueId operand, const Roles& roles) {
@@ -175,6 +229,7 @@ std::optional<Packed> find_packed(const Rewriter& rewriter, ValueId operand, con
     const Node* node;
     ValueId from;
     double scale;
+    std::optional<Selection> selection;
   };
   std::vector<Step> steps;  // the last one first
   for (ValueId id = operand; steps.size() < kMaxSteps;) {
@@ -183,10 +238,11 @@ std::optional<Packed> find_packed(const Rewriter& rewriter, ValueId operand, con
     const std::string& op = node->op_type;
     const auto factor = read_factor(rewriter, *node);
     const bool moves = op == "Transpose" || op == "Reshape" || op == "Squeeze" || op == "Unsqueeze" || op == "Flatten";
-    if (!factor && !moves) break;
+    const auto selection = read_selection(rewriter, *node, id);
+    if (!factor && !moves && !selection) break;
     const ValueId from = factor ? factor->value : node->inputs[0];
     if (!rewriter.has_rank(from)) break;
-    steps.push_back({factor ? nullptr : node, from, factor ? factor->scale : 1});
+    steps.push_back({factor ? nullptr : node, from, factor ? factor->scale : 1, selection});
     id = from;
   }
   std::optional<Packed> found;
@@ -199,7 +255,9 @@ std::optional<Packed> find_packed(const Rewriter& rewriter, ValueId operand, con
     for (size_t i = first; i-- > 0 && fits;) {
       scale *= steps[i].scale;
       const ValueId to = i == 0 ? operand : steps[i - 1].from;
+      const auto& selection = steps[i].selection;
       if (steps[i].node == nullptr) fits = rewriter.has_same_dims(steps[i].from, to);
+      else if (selection) fits = trace.select(selection->axis, selection->index, selection->keeps_axis);
       else if (steps[i].node->op_type == "Transpose") fits = trace.transpose(steps[i].node->get_ints("perm"));
       else fits = trace.reshape(rewriter.dims(to));
     }
@@ -256,18 +314,52 @@ class AttentionMatch {
   // As one that broadcasts to [batch, heads, length, keys]; nullopt if it cannot be seen so.
   std::optional<ValueId> find_mask(int64_t heads) {
     if (rank_ == 4) return make_mask();
-    auto fits = [&](ValueId id) { return rewriter_.rank(id) < 3 || rewriter_.dims(id)[0] == Dim(1); };
+    if (scores_.parted) return *scores_.parted == Dim(heads) ? std::optional(make_mask()) : std::nullopt;
     for (ValueId& id : scores_.masks) {
-      if (fits(id)) continue;
-      const Node* reshape = rewriter_.made_by(id, "Reshape");
-      const ValueId from = reshape == nullptr ? kNoValue : reshape->inputs[0];
-      if (from == kNoValue || !rewriter_.has_rank(from) || rewriter_.rank(from) != 4) return std::nullopt;
-      const Dims &dims = rewriter_.dims(from), &to = rewriter_.dims(id);
-      if (!(dims[1] == Dim(heads)) || !(dims[2] == to[1]) || !(dims[3] == to[2])) return std::nullopt;
-      id = from;
+      id = part_batch(id, heads, 4);
+      if (id == kNoValue) return std::nullopt;
     }
-    if (scores_.condition != kNoValue && !fits(scores_.condition)) return std::nullopt;
+    if (scores_.condition != kNoValue) {
+      scores_.condition = part_batch(scores_.condition, heads, 4);
+      if (scores_.condition == kNoValue) return std::nullopt;
+    }
     return make_mask();
+  }
+
+  // What a mask [batch * heads, length, keys] was before it was reshaped to that: as it broadcasts to [batch, heads,
+  // length, keys]. kNoValue if it was no such thing.
+  ValueId part_batch(ValueId id, int64_t heads, int depth) {
+    if (rewriter_.rank(id) < 3 || rewriter_.dims(id)[0] == Dim(1)) return id;
+    const Node* node = rewriter_.producer(id);
+    if (node == nullptr || !node->domain.empty() || depth == 0) return kNoValue;
+    if (node->op_type == "Reshape") {
+      const ValueId from = node->inputs[0];
+      if (!rewriter_.has_rank(from) || rewriter_.rank(from) != 4) return kNoValue;
+      const Dims &dims = rewriter_.dims(from), &to = rewriter_.dims(id);
+      const bool fits = dims[1] == Dim(heads) && dims[2] == to[1] && dims[3] == to[2];
+      if (!fits) return kNoValue;
+      const Node* expand = rewriter_.made_by(from, "Expand");  // which broadcasting does anyway
+      const bool was_four = expand != nullptr && rewriter_.has_rank(expand->inputs[0]) &&
+                            rewriter_.rank(expand->inputs[0]) == 4;
+      return was_four ? expand->inputs[0] : from;
+    }
+    const bool maps = node->op_type == "Where" || node->op_type == "Mul" || node->op_type == "Sub" ||
+                      node->op_type == "Add" || node->op_type == "Cast" || node->op_type == "Not";
+    if (!maps) return kNoValue;
+    Node made = *node;
+    made.outputs.clear();
+    Dims dims;
+    int num_tensors = 0;
+    for (ValueId& input : made.inputs) {
+      if (input == kNoValue) return kNoValue;
+      if (const Tensor* tensor = rewriter_.constant(input); tensor != nullptr && tensor->count() == 1) continue;
+      if (!rewriter_.has_rank(input) || rewriter_.rank(input) != 3 || ++num_tensors > 1) return kNoValue;
+      input = part_batch(input, heads, depth - 1);
+      if (input == kNoValue) return kNoValue;
+      dims = rewriter_.dims(input);
+    }
+    if (num_tensors == 0) return kNoValue;
+    return insert(std::move(made), ValueType::tensor(rewriter_.type(id).element, std::move(dims)), "/mask");
   }
 
   ValueId make_mask() {
@@ -295,9 +387,18 @@ class AttentionMatch {
 
   ValueId unpack(const Packed& from, const char* suffix) {
     const Dims dims = rewriter_.dims(from.value);
-    if (from.form == Packed::Form::kBatchFirst) return from.value;
-    if (from.form == Packed::Form::kLengthFirst) return insert_transpose(from.value, {1, 0, 2}, suffix);
     const int64_t width = from.heads * from.size;
+    ValueId value = from.value;
+    if (from.part >= 0) {
+      auto constant = [&](int64_t number) {
+        return rewriter_.add_constant(Tensor::vector<int64_t>({number}), name_ + "/part");
+      };
+      const ValueId begin = constant(from.part * width), end = constant((from.part + 1) * width), axis = constant(2);
+      value = insert(make_node("", "Slice", 13, root_, {value, begin, end, axis}),
+                     ValueType::tensor(ElementType::kF32, {dims[0], dims[1], width}), suffix);
+    }
+    if (from.form == Packed::Form::kBatchFirst) return value;
+    if (from.form == Packed::Form::kLengthFirst) return insert_transpose(value, {1, 0, 2}, suffix);
     return insert(make_reshape(from.value, {0, 0, width}, "/shape"),
                   ValueType::tensor(ElementType::kF32, {dims[0], dims[1], width}), suffix);
   }
@@ -324,8 +425,28 @@ class AttentionMatch {
     rewriter_.replace(root_, make_node("", "Transpose", 13, root_, {parted}, {{"perm", make_ints({1, 0, 2})}}));
   }
 
+  // Grouped queries: [B, K, S, D] before each of its heads was repeated for n heads of queries, as [B, K, n, S, D]
+  // reshaped to [B, K * n, S, D]. kNoValue if that is not what happened. Attention takes the few heads.
+  ValueId find_repeated(ValueId id) const {
+    if (rank_ != 4) return kNoValue;
+    const Node* merge = rewriter_.made_by(id, "Reshape");
+    const Node* expand = merge == nullptr ? nullptr : rewriter_.made_by(merge->inputs[0], "Expand");
+    if (expand == nullptr || !rewriter_.has_rank(merge->inputs[0])) return kNoValue;
+    const Node* part = rewriter_.producer(expand->inputs[0]);
+    const bool is_view = part != nullptr && part->domain.empty() &&
+                         (part->op_type == "Unsqueeze" || part->op_type == "Reshape");
+    if (!is_view || !rewriter_.has_rank(part->inputs[0]) || !rewriter_.has_rank(expand->inputs[0])) return kNoValue;
+    const Dims &few = rewriter_.dims(part->inputs[0]), &one = rewriter_.dims(expand->inputs[0]),
+               &many = rewriter_.dims(merge->inputs[0]), &all = rewriter_.dims(id);
+    if (few.size() != 4 || !(one == Dims{few[0], few[1], 1, few[2], few[3]}) || many.size() != 5) return kNoValue;
+    const bool fits = many == Dims{few[0], few[1], many[2], few[2], few[3]} && many[2].is_known() &&
+                      few[1].is_known() && all == Dims{few[0], few[1] * many[2], few[2], few[3]};
+    return fits ? part->inputs[0] : kNoValue;
+  }
+
   bool take_as_is() {
     if (rank_ == 3) {  // a batch of single heads
+      if (scores_.parted) return false;
       for (const ValueId id : scores_.masks) {
         if (rewriter_.rank(id) == 3 && !(rewriter_.dims(id)[0] == Dim(1))) return false;
       }
@@ -336,8 +457,16 @@ class AttentionMatch {
     }
     const std::vector<int64_t> order = rank_ == 4 ? std::vector<int64_t>{0, 1, 3, 2} : std::vector<int64_t>{0, 2, 1};
     const ValueId mask = make_mask();
-    const ValueId k = insert_transpose(scores_.k_transposed, order, "/k");
-    Node made = make_attention(scores_.q, k, v_, mask, scores_.scale);
+    const Node* transpose = rewriter_.made_by(scores_.k_transposed, "Transpose");
+    const bool is_ours = transpose != nullptr && transpose->get_ints("perm") == order;
+    ValueId k = is_ours ? transpose->inputs[0] : insert_transpose(scores_.k_transposed, order, "/k"), v = v_;
+    const ValueId few_keys = find_repeated(k), few_values = find_repeated(v);
+    if (few_keys != kNoValue && few_values != kNoValue &&
+        rewriter_.dims(few_keys)[1] == rewriter_.dims(few_values)[1]) {
+      k = few_keys;
+      v = few_values;
+    }
+    Node made = make_attention(scores_.q, k, v, mask, scores_.scale);
     if (rank_ == 3) {
       made.attributes["q_num_heads"] = make_int(1);
       made.attributes["kv_num_heads"] = make_int(1);

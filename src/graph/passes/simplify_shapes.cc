@@ -111,6 +111,25 @@ void set_target(Rewriter& rewriter, Node& node) {
   rewriter.set_input(node, 1, rewriter.add_constant(Tensor::vector<int64_t>(*target), name));
 }
 
+// An operand that is the same number everywhere, where another has the shape of the result: the number will do.
+void shrink_fill(Rewriter& rewriter, Node& node) {
+  const ValueId y = node.outputs[0];
+  const bool broadcasts = node.op_type == "Where" || (node.inputs.size() == 2 && node.opset >= 7 &&
+                          (node.op_type == "Add" || node.op_type == "Sub" || node.op_type == "Mul" ||
+                           node.op_type == "Div" || node.op_type == "Equal"));
+  if (!broadcasts || !rewriter.has_rank(y)) return;
+  for (size_t i = 0; i < node.inputs.size(); ++i) {
+    const Node* fill = rewriter.made_by(node.inputs[i], "ConstantOfShape");
+    if (fill == nullptr || fill->outputs[0] != node.inputs[i]) continue;
+    bool keeps_shape = false;
+    for (size_t j = 0; j < node.inputs.size(); ++j) keeps_shape |= j != i && rewriter.has_same_dims(node.inputs[j], y);
+    const Tensor* value = fill->find_tensor("value");
+    if (!keeps_shape || (value != nullptr && value->count() != 1)) continue;
+    const Tensor number = value != nullptr ? value->reshaped(Shape()) : Tensor::scalar<float>(0);
+    rewriter.set_input(node, i, rewriter.add_constant(number, rewriter.graph().value(y).name + "/fill"));
+  }
+}
+
 // A run that keeps the order of the elements: one Reshape of where it began, or nothing at all.
 bool merge_run(Rewriter& rewriter, Node& node) {
   const ValueId y = node.outputs[0];
@@ -205,6 +224,7 @@ bool simplify_shapes(Graph& graph, PassState& state) {
       continue;
     }
     if (!node.domain.empty() || node.outputs.empty() || node.inputs.empty() || node.inputs[0] == kNoValue) continue;
+    shrink_fill(rewriter, node);
     const bool is_reshape = node.op_type == "Reshape" && node.opset >= 5;
     if (is_reshape || node.op_type == "Expand") set_target(rewriter, node);
     if (is_reshape && lift_product(rewriter, node)) continue;
