@@ -302,13 +302,13 @@ class Comparison:
         return note + "\n\n" + "\n".join(lines)
 
 
-def write_readme(table):
+def write_readme(table, begin=BEGIN, end=END):
     path = ROOT / "README.md"
     text = path.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        sys.exit(f"{path}: needs the lines {BEGIN} and {END} once each, in this order")
-    head, rest = text.split(BEGIN)
-    path.write_text(f"{head}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        sys.exit(f"{path}: needs the lines {begin} and {end} once each, in this order")
+    head, rest = text.split(begin)
+    path.write_text(f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}")
 
 
 def main():

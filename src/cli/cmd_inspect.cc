@@ -3,6 +3,7 @@
 
 #include "base/json.h"
 #include "cli/commands.h"
+#include "cli/graph_load.h"
 #include "formats/inspect.h"
 #include "formats/weight_file.h"
 
@@ -18,6 +19,7 @@ void add_inspect(CLI::App& parent) {
   command->add_option("file", flags->path, "GGUF or safetensors file, or a folder of them")->required();
   command->add_flag("--json", flags->json, "as one JSON object");
   command->callback([flags] {
+    refuse_graph(flags->path, "inspect");
     auto file = formats::open_weights(flags->path);
     if (flags->json) {
       std::printf("%s\n", json::serialize(formats::describe_as_json(*file)).c_str());

@@ -15,6 +15,7 @@
 #include "base/random.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "cli/graph_load.h"
 #include "serve/backend_llm.h"
 #include "serve/generation.h"
 
@@ -376,6 +377,7 @@ void add_run(CLI::App& parent) {
   add_engine_flags(*command, flags->engine, EngineFlagSet::kFew);
   command->callback([flags] {
     if (flags->model.empty()) flags->model = builtin_model_path();
+    refuse_graph(flags->model, "run");
     run(*flags);
   });
 }

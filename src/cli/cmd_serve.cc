@@ -9,6 +9,7 @@
 #include "base/trace.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "cli/graph_load.h"
 #include "serve/backend_llm.h"
 #include "serve/repository.h"
 
@@ -48,6 +49,7 @@ std::string try_it(const Flags& flags, const std::string& url, bool has_template
 void run(Flags& flags) {
   const bool is_builtin = flags.model.empty();
   if (is_builtin) flags.model = builtin_model_path();
+  refuse_graph(flags.model, "serve");
   if (!flags.trace.empty()) trace::enable();
   if (flags.server.api_keys.empty()) {
     if (auto key = env::find("SLUICE_API_KEY")) flags.server.api_keys.push_back(*key);

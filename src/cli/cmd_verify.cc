@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 
 #include "cli/commands.h"
 #include "cli/graph_flags.h"
+#include "cli/graph_load.h"
 #include "cli/verify_against.h"
 #include "graph/executor.h"
 #include "graph/export_onnx.h"
@@ -152,6 +154,11 @@ void add_verify(CLI::App& parent) {
       if (command->count(option) > 0) throw UsageError{std::string(option) + " needs --against"};
     }
     resolve_disabled(flags->disabled);  // wrong names are told once
+    for (const std::string& path : flags->folders) {
+      if (!is_graph_path(path) || std::filesystem::is_directory(path)) continue;
+      throw UsageError{fmt::format("{} is a model: name the folder that has recorded inputs beside it, or another model "
+                                   "to compare it with, by --against", path)};
+    }
     int num_sets = 0, num_failed = 0;
     for (const std::string& path : flags->folders) {
       for (const graph::TestFolder& folder : graph::find_test_folders(path)) {

@@ -1,5 +1,7 @@
 #include "cli/graph_load.h"
 
+#include <fmt/format.h>
+
 #include "base/thread_pool.h"
 #include "cli/commands.h"
 #include "cli/graph_flags.h"
@@ -46,6 +48,13 @@ LoadedGraph load_graph(const std::string& path, const GraphFlags& flags) {
 
 bool is_graph_path(const std::string& path) {
   return path.ends_with(".onnx") || path.ends_with(".tflite") || path.ends_with(".plan");
+}
+
+void refuse_graph(const std::string& path, const std::string& command) {
+  if (!is_graph_path(path)) return;
+  const char* kind = path.ends_with(".plan") ? "a plan" : path.ends_with(".onnx") ? "an ONNX model" : "a TFLite model";
+  throw UsageError{fmt::format("{} is {}, and `sluice {}` is for language models: `sluice bench`, `sluice verify`, "
+                               "`sluice dump` and `sluice optimize` take it", path, kind, command)};
 }
 
 }  // namespace sluice::cli

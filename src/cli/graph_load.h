@@ -29,5 +29,7 @@ LoadedGraph load_graph(const std::string& path, const GraphFlags& flags);
 
 // Whether a path is that of a graph and not of a language model: by its name.
 bool is_graph_path(const std::string& path);
+// For commands of language models. Throws UsageError if the path is a graph's, saying what takes it.
+void refuse_graph(const std::string& path, const std::string& command);
 
 }  // namespace sluice::cli

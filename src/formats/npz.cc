@@ -62,7 +62,8 @@ std::vector<int64_t> read_shape(std::string_view text, const std::string& what) 
       fail(Code::kDataLoss, "{}: the shape of the array cannot be read", what);
     }
   }
-  if (shape.size() > 16) fail(Code::kDataLoss, "{}: an array of {} dimensions; at most 16 are supported", what, shape.size());
+  if (shape.size() > 16)
+    fail(Code::kDataLoss, "{}: an array of {} dimensions; at most 16 are supported", what, shape.size());
   return shape;
 }
 
@@ -71,7 +72,8 @@ std::string read_type(std::string_view text, const std::string& what) {
   const size_t end = text.find(quote, 1);
   const bool is_simple = (quote == '\'' || quote == '"') && end != std::string_view::npos && end == 4;
   if (!is_simple) {
-    fail(Code::kInvalidArgument, "{}: arrays of records, strings or objects are not supported; save plain numbers", what);
+    fail(Code::kInvalidArgument, "{}: arrays of records, strings or objects are not supported; save plain numbers",
+         what);
   }
   const char order = text[1];
   const std::string type(text.substr(2, 2));

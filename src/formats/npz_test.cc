@@ -84,8 +84,8 @@ TEST(Npz, CompressedFile) {
 }
 
 TEST(Npz, SingleArray) {
-  const std::string npy =
-      make_npy("{'descr': '<i2', 'fortran_order': False, 'shape': (3,), }\n", std::string("\x01\x00\x02\x00\xff\xff", 6));
+  const std::string npy = make_npy("{'descr': '<i2', 'fortran_order': False, 'shape': (3,), }\n",
+                                   std::string("\x01\x00\x02\x00\xff\xff", 6));
   const NumpyFile file(write_file(npy));
   EXPECT_THAT(file.names(), ElementsAre(""));
   EXPECT_EQ(element<int16_t>(file.read(""), 2), -1);
@@ -118,7 +118,8 @@ TEST(Npz, RefusesWhatItCannotRead) {
 TEST(Npz, DamagedFiles) {
   const std::string whole = from_hex(kCompressed);
   int num_errors = 0;
-  for (size_t length = 4; length < whole.size(); length += 7) num_errors += error_of(whole.substr(0, length), "ids").empty() ? 0 : 1;
+  for (size_t length = 4; length < whole.size(); length += 7)
+    num_errors += error_of(whole.substr(0, length), "ids").empty() ? 0 : 1;
   EXPECT_GT(num_errors, static_cast<int>(whole.size() / 8));
   for (size_t at = 4; at < whole.size(); ++at) {
     for (const char change : {'\x01', '\x80', '\xff'}) {

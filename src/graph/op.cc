@@ -32,7 +32,10 @@ const Tensor* InferContext::constant(int i) const {
 std::optional<std::vector<Dim>> InferContext::ints(int i) const {
   if (!has_input(i)) return std::nullopt;
   if (const Tensor* tensor = constant(i); tensor != nullptr) {
-    if (!is_integer(tensor->type()) && tensor->type() != ElementType::kBool) return std::nullopt;
+    // Of fewer than 8 bits none holds a shape.
+    const bool may_be_shape = (is_integer(tensor->type()) && get_info(tensor->type()).packed_bits >= 8) ||
+                              tensor->type() == ElementType::kBool;
+    if (!may_be_shape) return std::nullopt;
     const std::vector<int64_t> values = to_ints(*tensor);
     return std::vector<Dim>(values.begin(), values.end());
   }

@@ -42,8 +42,9 @@ TEST(FuseElementwise, TakesInANormalisation) {
   Builder b;
   const ValueId x = b.input(floats({n(), 3, 5, 7}));
   Tensor variance = Tensor::vector<float>({0.5f, 1, 2});
-  const ValueId y = b.node("BatchNormalization", {x, b.constant(random_tensor({3}, 1)), b.constant(random_tensor({3}, 2)),
-                                                  b.constant(random_tensor({3}, 3)), b.constant(variance)});
+  const ValueId y =
+      b.node("BatchNormalization", {x, b.constant(random_tensor({3}, 1)), b.constant(random_tensor({3}, 2)),
+                                    b.constant(random_tensor({3}, 3)), b.constant(variance)});
   const std::string text = expect_agrees(b.finish({b.node("Relu", {y})}), {random_tensor({2, 3, 5, 7}, 4)});
   EXPECT_THAT(text, HasSubstr("program=[\"Mul x0 x1\",\"Add t0 x2\",\"Relu t1\"]"));
 }
@@ -60,12 +61,35 @@ TEST(FuseElementwise, ConditionsMayComeFromOutside) {
 // Each function in a chain, over more than a block, with numbers that are special.
 TEST(Elementwise, FunctionsAreTheirOperators) {
   const std::vector<std::tuple<std::string, int, Attributes>> ops = {
-      {"Neg", 1, {}}, {"Abs", 1, {}}, {"Sqrt", 1, {}}, {"Reciprocal", 1, {}}, {"Exp", 1, {}}, {"Log", 1, {}},
-      {"Erf", 1, {}}, {"Tanh", 1, {}}, {"Sigmoid", 1, {}}, {"Floor", 1, {}}, {"Ceil", 1, {}}, {"Round", 1, {}},
-      {"Relu", 1, {}}, {"LeakyRelu", 1, {{"alpha", real(0.3f)}}}, {"Elu", 1, {{"alpha", real(2)}}},
-      {"HardSigmoid", 1, {}}, {"HardSwish", 1, {}}, {"Swish", 1, {{"alpha", real(1.5f)}}}, {"Softplus", 1, {}},
-      {"Mish", 1, {}}, {"Gelu", 1, {}}, {"Gelu", 1, {{"approximate", for_test::text("tanh")}}},
-      {"Add", 2, {}}, {"Sub", 2, {}}, {"Mul", 2, {}}, {"Div", 2, {}}, {"Min", 2, {}}, {"Max", 2, {}}, {"PRelu", 2, {}},
+      {"Neg", 1, {}},
+      {"Abs", 1, {}},
+      {"Sqrt", 1, {}},
+      {"Reciprocal", 1, {}},
+      {"Exp", 1, {}},
+      {"Log", 1, {}},
+      {"Erf", 1, {}},
+      {"Tanh", 1, {}},
+      {"Sigmoid", 1, {}},
+      {"Floor", 1, {}},
+      {"Ceil", 1, {}},
+      {"Round", 1, {}},
+      {"Relu", 1, {}},
+      {"LeakyRelu", 1, {{"alpha", real(0.3f)}}},
+      {"Elu", 1, {{"alpha", real(2)}}},
+      {"HardSigmoid", 1, {}},
+      {"HardSwish", 1, {}},
+      {"Swish", 1, {{"alpha", real(1.5f)}}},
+      {"Softplus", 1, {}},
+      {"Mish", 1, {}},
+      {"Gelu", 1, {}},
+      {"Gelu", 1, {{"approximate", for_test::text("tanh")}}},
+      {"Add", 2, {}},
+      {"Sub", 2, {}},
+      {"Mul", 2, {}},
+      {"Div", 2, {}},
+      {"Min", 2, {}},
+      {"Max", 2, {}},
+      {"PRelu", 2, {}},
       {"Sum", 2, {}}};
   for (const auto& [op, num_inputs, attributes] : ops) {
     SCOPED_TRACE(op);
@@ -87,9 +111,14 @@ TEST(Elementwise, FunctionsAreTheirOperators) {
 }
 
 TEST(Elementwise, Broadcasts) {
-  const std::vector<std::pair<Dims, Shape>> shapes = {
-      {{}, {}}, {{1}, {1}}, {{5}, {5}}, {{4, 1}, {4, 1}}, {{3, 1, 1}, {3, 1, 1}}, {{1, 3, 1, 5}, {1, 3, 1, 5}},
-      {{n(), 1, 1, 1}, {2, 1, 1, 1}}, {{n(), 1, 4, 5}, {2, 1, 4, 5}}};
+  const std::vector<std::pair<Dims, Shape>> shapes = {{{}, {}},
+                                                      {{1}, {1}},
+                                                      {{5}, {5}},
+                                                      {{4, 1}, {4, 1}},
+                                                      {{3, 1, 1}, {3, 1, 1}},
+                                                      {{1, 3, 1, 5}, {1, 3, 1, 5}},
+                                                      {{n(), 1, 1, 1}, {2, 1, 1, 1}},
+                                                      {{n(), 1, 4, 5}, {2, 1, 4, 5}}};
   for (const auto& [dims, shape] : shapes) {
     SCOPED_TRACE(to_string(shape));
     Builder b;
@@ -101,10 +130,12 @@ TEST(Elementwise, Broadcasts) {
 }
 
 TEST(Elementwise, RefusesProgramsThatAreNone) {
-  for (const std::string step : {"", "Frobnicate x0", "Add x0", "Add x0 x1", "Add x0 t0", "Add x0 =a", "Neg x-1", "Neg =", "Neg q"}) {
+  for (const std::string step :
+       {"", "Frobnicate x0", "Add x0", "Add x0 x1", "Add x0 t0", "Add x0 =a", "Neg x-1", "Neg =", "Neg q"}) {
     SCOPED_TRACE(step);
     const auto action = [&] {
-      for_test::run_node("Elementwise", {random_tensor({3}, 1)}, 1, {{"program", for_test::texts({step})}}, 1, "sluice");
+      for_test::run_node("Elementwise", {random_tensor({3}, 1)}, 1, {{"program", for_test::texts({step})}}, 1,
+                         "sluice");
     };
     EXPECT_THAT(message_of(action), HasSubstr("cannot be read"));
   }

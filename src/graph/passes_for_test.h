@@ -48,8 +48,8 @@ inline std::string after(const std::vector<std::string>& passes, Graph graph) {
   Model model = make_model(std::move(graph));
   std::vector<std::string> disabled;
   for (const Pass& pass : list_passes()) {
-    const bool runs = pass.name == std::string("remove-dead") ||
-                      std::find(passes.begin(), passes.end(), pass.name) != passes.end();
+    const bool runs =
+        pass.name == std::string("remove-dead") || std::find(passes.begin(), passes.end(), pass.name) != passes.end();
     if (!runs) disabled.emplace_back(pass.name);
   }
   optimise(model, {.disabled = disabled, .stop_after = {}});

@@ -57,8 +57,8 @@ TEST(FuseConvScale, TakesInFactorsAndSumsByChannel) {
 
 TEST(FuseConvScale, KnowsGroupsOfTransposedConvolutions) {
   Image b;
-  ValueId y = b.node("ConvTranspose", {b.x, b.weights({4, 3, 2, 2})},
-                     {{"group", integer(2)}, {"strides", integers({2, 2})}});
+  ValueId y =
+      b.node("ConvTranspose", {b.x, b.weights({4, 3, 2, 2})}, {{"group", integer(2)}, {"strides", integers({2, 2})}});
   y = b.norm(y, 6);
   EXPECT_THAT(expect_agrees(b.finish({y}), kImage), Not(HasSubstr("BatchNormalization")));
 }
@@ -100,9 +100,17 @@ TEST(FuseConvActivation, LeavesWhatBroadcasts) {
 
 TEST(FuseConvActivation, KnowsTheActivations) {
   const std::vector<std::pair<std::string, Attributes>> activations = {
-      {"Relu", {}}, {"LeakyRelu", {{"alpha", real(0.2f)}}}, {"Sigmoid", {}}, {"Tanh", {}},
-      {"HardSigmoid", {{"alpha", real(0.3f)}}}, {"Elu", {{"alpha", real(0.7f)}}}, {"HardSwish", {}}, {"Mish", {}},
-      {"Gelu", {}}, {"Gelu", {{"approximate", for_test::text("tanh")}}}, {"Swish", {{"alpha", real(1.702f)}}}};
+      {"Relu", {}},
+      {"LeakyRelu", {{"alpha", real(0.2f)}}},
+      {"Sigmoid", {}},
+      {"Tanh", {}},
+      {"HardSigmoid", {{"alpha", real(0.3f)}}},
+      {"Elu", {{"alpha", real(0.7f)}}},
+      {"HardSwish", {}},
+      {"Mish", {}},
+      {"Gelu", {}},
+      {"Gelu", {{"approximate", for_test::text("tanh")}}},
+      {"Swish", {{"alpha", real(1.702f)}}}};
   for (const auto& [op, attributes] : activations) {
     SCOPED_TRACE(op);
     Image b;
@@ -162,6 +170,22 @@ TEST(FuseMatmul, ScalesABiasToo) {
   EXPECT_THAT(expect_agrees(b.finish({y}), kRows), HasSubstr("{alpha=3}"));
 }
 
+TEST(FuseMatmul, FoldsWhatScalesColumns) {
+  Builder b;
+  const ValueId x = b.input(floats({n(), 16}));
+  Tensor variance = random_tensor({8}, 9);
+  for (int64_t i = 0; i < 8; ++i) variance.data<float>()[i] += 1.5f;
+  ValueId y = b.node("Gemm", {x, b.constant(random_tensor({8, 16}, 1)), b.constant(random_tensor({8}, 2))},
+                     {{"transB", integer(1)}});
+  y = b.node("BatchNormalization", {y, b.constant(random_tensor({8}, 3)), b.constant(random_tensor({8}, 4)),
+                                    b.constant(random_tensor({8}, 5)), b.constant(variance)});
+  y = b.node("MatMul", {b.node("Relu", {y}), b.constant(random_tensor({8, 6}, 6))});
+  y = b.node("Mul", {b.constant(random_tensor({6}, 7)), y});
+  const std::string text = expect_agrees(b.finish({y}), {random_tensor({3, 16}, 8)});
+  EXPECT_THAT(text, Not(HasSubstr("BatchNormalization")));
+  EXPECT_THAT(text, Not(HasSubstr("= Mul(")));
+}
+
 TEST(FuseMatmul, ReadsTransposedOperands) {
   Rows b;
   const ValueId t = b.node("Transpose", {b.x}, {{"perm", integers({0, 2, 1})}});
@@ -179,8 +203,8 @@ TEST(FuseMatmul, TakesGemmsWhoseCFits) {
   const Attributes transposed = {{"transB", integer(1)}, {"alpha", real(0.5f)}};
   const ValueId y0 = b.node("Gemm", {x, w, c}, {{"transB", integer(1)}, {"beta", real(2)}});
   const ValueId y1 = b.node("Gemm", {x, w, z}, transposed), y2 = b.node("Gemm", {x, w, column}, transposed);
-  const std::string text = expect_agrees(b.finish({y0, y1, y2}), {random_tensor({3, 16}, 3), random_tensor({3, 8}, 4),
-                                                                  random_tensor({3, 1}, 5)});
+  const std::string text = expect_agrees(
+      b.finish({y0, y1, y2}), {random_tensor({3, 16}, 3), random_tensor({3, 8}, 4), random_tensor({3, 1}, 5)});
   EXPECT_THAT(text, HasSubstr("= sluice.FusedMatMul(in0, constant2, -, in1) {alpha=0.5, transB=1}"));
   EXPECT_THAT(text, HasSubstr("= Gemm(in0, constant2, in4)"));
 }
@@ -189,7 +213,8 @@ TEST(FuseMatmul, LeavesWhatIsReadTwiceAndWhatMayBroadcast) {
   Builder b;
   const ValueId x = b.input(floats({n(), 16})), other = b.input(floats({Dim::symbol("m"), 8}));
   const ValueId product = b.node("MatMul", {x, b.constant(random_tensor({16, 8}, 1))});
-  const std::string text = after({"fuse-matmul"}, b.finish({b.node("Relu", {product}), b.node("Add", {product, other})}));
+  const std::string text =
+      after({"fuse-matmul"}, b.finish({b.node("Relu", {product}), b.node("Add", {product, other})}));
   EXPECT_THAT(text, HasSubstr("= MatMul("));
   Builder c;
   const ValueId a = c.input(floats({n(), 16})), row = c.input(floats({Dim::symbol("m"), 8}));
@@ -215,10 +240,11 @@ TEST(FusedMatMul, RefusesWhatDoesNotFit) {
   Builder b;
   const ValueId x = b.input(floats({2, 3})), w = b.input(floats({3, 4})), bias = b.input(floats({5}));
   const ValueId y = b.node("FusedMatMul", {x, w, bias}, {}, 1, "sluice");
-  EXPECT_THAT(for_test::message_of([&] {
-                for_test::run(b.finish({y}), {random_tensor({2, 3}, 1), random_tensor({3, 4}, 1), random_tensor({5}, 1)});
-              }),
-              HasSubstr("a bias of shape 5 does not fit"));
+  EXPECT_THAT(
+      for_test::message_of([&] {
+        for_test::run(b.finish({y}), {random_tensor({2, 3}, 1), random_tensor({3, 4}, 1), random_tensor({5}, 1)});
+      }),
+      HasSubstr("a bias of shape 5 does not fit"));
 }
 
 }  // namespace

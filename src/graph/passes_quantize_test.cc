@@ -158,7 +158,8 @@ TEST(FuseQdq, KeepsReluThatTheRangeDoesNotMakeNeedless) {
 TEST(FuseQdq, OldFormsWithoutZeroPointsAndWithOneScale) {
   Quantised b;
   const ValueId x = b.input(type_of_shape<uint8_t>({1, 3, 6, 6}));
-  const ValueId w = b.node("DequantizeLinear", {b.constant(b.data.make<int8_t>({4, 3, 2, 2})), b.number(0.01f)}, {}, 10);
+  const ValueId w =
+      b.node("DequantizeLinear", {b.constant(b.data.make<int8_t>({4, 3, 2, 2})), b.number(0.01f)}, {}, 10);
   const ValueId real = b.node("DequantizeLinear", {x, b.constant(Tensor::vector<float>({0.02f}))}, {}, 10);
   const ValueId q = b.node("QuantizeLinear", {b.node("Conv", {real, w}), b.number(0.2f)}, {}, 10);
   const std::string text = expect_agrees(b.finish({q}), {b.data.make<uint8_t>({1, 3, 6, 6})}, 1);
@@ -177,6 +178,17 @@ TEST(FuseQdq, ResidualOfIntegersAndAnActivation) {
   EXPECT_THAT(text, HasSubstr("activation=\"LeakyRelu\""));
   EXPECT_THAT(text, Not(HasSubstr("Add(")));
   EXPECT_THAT(text, Not(HasSubstr("QuantizeLinear(")));
+}
+
+TEST(FuseQdq, UnsignedWeightsBecomeSigned) {
+  for (const int zero_point : {128, 119}) {
+    Quantised b;
+    const ValueId x = b.input(type_of_shape<uint8_t>({3, 20}));
+    const ValueId w = b.dequantise(b.constant(b.data.make<uint8_t>({20, 9})), 0.01f, zero_point);
+    const ValueId y = b.node("MatMul", {b.dequantise(x, 0.02f, 128), w});
+    const std::string text = expect_agrees(b.finish({y}), {b.data.make<uint8_t>({3, 20})}, 1e-4);
+    EXPECT_THAT(text, HasSubstr("_signed: int8 20x9"));
+  }
 }
 
 TEST(FuseQdq, BatchNormalizationGoesIntoTheScales) {
@@ -416,11 +428,11 @@ TEST(FuseInteger, DynamicQuantisationOfAMatMul) {
 TEST(FuseInteger, QLinearOperators) {
   Quantised b;
   const ValueId x = b.input(type_of_shape<uint8_t>({1, 4, 6, 6}));
-  const ValueId conv =
-      b.node("QLinearConv", {x, b.number(0.02f), b.zero<uint8_t>(120), b.constant(b.data.make<int8_t>({8, 4, 3, 3})),
-                             b.constant(b.data.make_scales(8)), b.constant(Tensor::vector<int8_t>({0, 0, 0, 0, 0, 0, 0, 0})),
-                             b.number(0.1f), b.zero<uint8_t>(100),
-                             b.constant(Tensor::vector<int32_t>({100, 200, -300, 5000, 0, 0, 1, 2}))});
+  const ValueId conv = b.node(
+      "QLinearConv",
+      {x, b.number(0.02f), b.zero<uint8_t>(120), b.constant(b.data.make<int8_t>({8, 4, 3, 3})),
+       b.constant(b.data.make_scales(8)), b.constant(Tensor::vector<int8_t>({0, 0, 0, 0, 0, 0, 0, 0})), b.number(0.1f),
+       b.zero<uint8_t>(100), b.constant(Tensor::vector<int32_t>({100, 200, -300, 5000, 0, 0, 1, 2}))});
   const ValueId flat = b.node("Flatten", {conv}, {{"axis", integer(2)}});
   const ValueId matmul =
       b.node("QLinearMatMul", {flat, b.number(0.1f), b.zero<uint8_t>(100), b.constant(b.data.make<int8_t>({16, 5})),

@@ -47,35 +47,35 @@ void expect_becomes(const char* op, std::initializer_list<Spelling> spellings) {
 }
 
 TEST(RecogniseActivation, Gelu) {
-  expect_becomes("Gelu", {
-      [](Formula& f, ValueId x) {
-        return f.mul(f.mul(x, f.add(f.of("Erf", f.div(x, f.number(1.41421354f))), f.number(1))), f.number(0.5f));
-      },
-      [](Formula& f, ValueId x) {
-        return f.mul(x, f.mul(f.number(0.5f), f.add(f.number(1), f.of("Erf", f.mul(x, f.number(0.70710678f))))));
-      },
-      [](Formula& f, ValueId x) {
-        return f.mul(f.add(f.of("Erf", f.mul(f.number(0.70710678f), x)), f.number(1)), f.div(x, f.number(2)));
-      },
-      [](Formula& f, ValueId x) {
-        const ValueId cube = f.node("Pow", {x, f.number(3)});
-        const ValueId inner = f.mul(f.number(0.7978846f), f.add(x, f.mul(f.number(0.044715f), cube)));
-        return f.mul(f.mul(f.number(0.5f), x), f.add(f.number(1), f.of("Tanh", inner)));
-      },
-      [](Formula& f, ValueId x) {
-        const ValueId square = f.mul(f.mul(f.number(0.044715f), x), x);
-        const ValueId inner = f.mul(f.mul(x, f.number(0.7978846f)), f.add(f.number(1), square));
-        return f.mul(f.mul(x, f.number(0.5f)), f.add(f.of("Tanh", inner), f.number(1)));
-      }});
+  expect_becomes(
+      "Gelu",
+      {[](Formula& f, ValueId x) {
+         return f.mul(f.mul(x, f.add(f.of("Erf", f.div(x, f.number(1.41421354f))), f.number(1))), f.number(0.5f));
+       },
+       [](Formula& f, ValueId x) {
+         return f.mul(x, f.mul(f.number(0.5f), f.add(f.number(1), f.of("Erf", f.mul(x, f.number(0.70710678f))))));
+       },
+       [](Formula& f, ValueId x) {
+         return f.mul(f.add(f.of("Erf", f.mul(f.number(0.70710678f), x)), f.number(1)), f.div(x, f.number(2)));
+       },
+       [](Formula& f, ValueId x) {
+         const ValueId cube = f.node("Pow", {x, f.number(3)});
+         const ValueId inner = f.mul(f.number(0.7978846f), f.add(x, f.mul(f.number(0.044715f), cube)));
+         return f.mul(f.mul(f.number(0.5f), x), f.add(f.number(1), f.of("Tanh", inner)));
+       },
+       [](Formula& f, ValueId x) {
+         const ValueId square = f.mul(f.mul(f.number(0.044715f), x), x);
+         const ValueId inner = f.mul(f.mul(x, f.number(0.7978846f)), f.add(f.number(1), square));
+         return f.mul(f.mul(x, f.number(0.5f)), f.add(f.of("Tanh", inner), f.number(1)));
+       }});
 }
 
 TEST(RecogniseActivation, Swish) {
-  expect_becomes("Swish", {
-      [](Formula& f, ValueId x) { return f.mul(x, f.of("Sigmoid", x)); },
-      [](Formula& f, ValueId x) { return f.mul(f.of("Sigmoid", f.mul(x, f.number(1.702f))), x); },
-      [](Formula& f, ValueId x) {
-        return f.mul(x, f.div(f.number(1), f.add(f.number(1), f.of("Exp", f.of("Neg", x)))));
-      }});
+  expect_becomes("Swish", {[](Formula& f, ValueId x) { return f.mul(x, f.of("Sigmoid", x)); },
+                           [](Formula& f, ValueId x) { return f.mul(f.of("Sigmoid", f.mul(x, f.number(1.702f))), x); },
+                           [](Formula& f, ValueId x) {
+                             return f.mul(x, f.div(f.number(1), f.add(f.number(1), f.of("Exp", f.of("Neg", x)))));
+                           }});
 }
 
 TEST(RecogniseActivation, HardSwishAndHardSigmoid) {
@@ -83,32 +83,37 @@ TEST(RecogniseActivation, HardSwishAndHardSigmoid) {
     return f.node("Clip", {f.add(x, f.number(3)), f.number(0), f.number(6)});
   };
   static const auto clipped = clip;
-  expect_becomes("HardSwish", {
-      [](Formula& f, ValueId x) { return f.div(f.mul(x, clipped(f, x)), f.number(6)); },
-      [](Formula& f, ValueId x) { return f.mul(x, f.div(clipped(f, x), f.number(6))); },
-      [](Formula& f, ValueId x) { return f.mul(f.mul(clipped(f, x), f.number(1.0f / 6)), x); },
-      [](Formula& f, ValueId x) {
-        return f.mul(x, f.node("HardSigmoid", {x}, {{"alpha", for_test::real(1.0f / 6)}}));
-      },
-      [](Formula& f, ValueId x) {
-        const ValueId cut = f.node("Min", {f.of("Relu", f.add(x, f.number(3))), f.number(6)});
-        return f.div(f.mul(x, cut), f.number(6));
-      }});
+  expect_becomes("HardSwish", {[](Formula& f, ValueId x) { return f.div(f.mul(x, clipped(f, x)), f.number(6)); },
+                               [](Formula& f, ValueId x) { return f.mul(x, f.div(clipped(f, x), f.number(6))); },
+                               [](Formula& f, ValueId x) { return f.mul(f.mul(clipped(f, x), f.number(1.0f / 6)), x); },
+                               [](Formula& f, ValueId x) {
+                                 return f.mul(x, f.node("HardSigmoid", {x}, {{"alpha", for_test::real(1.0f / 6)}}));
+                               },
+                               [](Formula& f, ValueId x) {
+                                 const ValueId cut = f.node("Min", {f.of("Relu", f.add(x, f.number(3))), f.number(6)});
+                                 return f.div(f.mul(x, cut), f.number(6));
+                               }});
   expect_becomes("HardSigmoid", {[](Formula& f, ValueId x) { return f.div(clipped(f, x), f.number(6)); }});
 }
 
 TEST(RecogniseActivation, OthersOfOneNode) {
   expect_becomes("Mish", {[](Formula& f, ValueId x) { return f.mul(x, f.of("Tanh", f.of("Softplus", x))); }});
-  expect_becomes("Softplus",
-                 {[](Formula& f, ValueId x) { return f.of("Log", f.add(f.of("Exp", x), f.number(1))); }});
-  expect_becomes("Sigmoid", {
-      [](Formula& f, ValueId x) { return f.of("Reciprocal", f.add(f.number(1), f.of("Exp", f.of("Neg", x)))); },
-      [](Formula& f, ValueId x) {
-        return f.div(f.number(1), f.add(f.of("Exp", f.mul(x, f.number(-1))), f.number(1)));
-      }});
-  expect_becomes("Clip", {
-      [](Formula& f, ValueId x) { return f.node("Min", {f.node("Max", {x, f.number(-1)}), f.number(2)}); },
-      [](Formula& f, ValueId x) { return f.node("Clip", {f.of("Relu", x), f.number(0), f.number(6)}); }});
+  expect_becomes("Softplus", {[](Formula& f, ValueId x) { return f.of("Log", f.add(f.of("Exp", x), f.number(1))); }});
+  expect_becomes("Sigmoid", {[](Formula& f, ValueId x) {
+                               return f.of("Reciprocal", f.add(f.number(1), f.of("Exp", f.of("Neg", x))));
+                             },
+                             [](Formula& f, ValueId x) {
+                               return f.div(f.number(1), f.add(f.of("Exp", f.mul(x, f.number(-1))), f.number(1)));
+                             }});
+  expect_becomes("Clip", {[](Formula& f, ValueId x) {
+                            return f.node("Min", {f.node("Max", {x, f.number(-1)}), f.number(2)});
+                          },
+                          [](Formula& f, ValueId x) {
+                            return f.node("Clip", {f.of("Relu", x), f.number(0), f.number(6)});
+                          },
+                          [](Formula& f, ValueId x) {
+                            return f.node("Clip", {f.node("Clip", {x, f.number(-1)}), kNoValue, f.number(2)});
+                          }});
   expect_becomes("LeakyRelu", {[](Formula& f, ValueId x) { return f.node("PRelu", {x, f.number(0.25f)}); }});
 }
 
@@ -228,9 +233,9 @@ TEST(RecogniseAttention, LengthFirstBatchesOfHeads) {
   const ValueId x = f.input(floats({n(), 3, 8}));
   const ValueId all = f.node("MatMul", {f.move(x, {1, 0, 2}), f.constant(random_tensor({8, 24}, 1))});
   auto part = [&](int64_t i) {
-    const ValueId sliced = f.node("Slice", {all, f.constant(Tensor::vector<int64_t>({8 * i})),
-                                            f.constant(Tensor::vector<int64_t>({8 * i + 8})),
-                                            f.constant(Tensor::vector<int64_t>({2}))});
+    const ValueId sliced =
+        f.node("Slice", {all, f.constant(Tensor::vector<int64_t>({8 * i})),
+                         f.constant(Tensor::vector<int64_t>({8 * i + 8})), f.constant(Tensor::vector<int64_t>({2}))});
     return f.reshape(sliced, {3, -1, 4});
   };
   const ValueId q = f.div(f.move(part(0), {1, 0, 2}), f.number(2)), k = f.move(part(1), {1, 2, 0});
@@ -272,8 +277,8 @@ TEST(RecogniseAttention, AsItIsWithoutPackedHeads) {
   const ValueId q = f.input(floats({n(), 2, s(), 4})), k = f.input(floats({n(), 2, s(), 4})),
                 v = f.input(floats({n(), 2, s(), 4}));
   const ValueId y = f.node("MatMul", {f.soften(f.scores(q, f.move(k, {0, 1, 3, 2}))), v});
-  const std::string text = expect_agrees(f.finish({y}), {random_tensor({2, 2, 3, 4}, 5), random_tensor({2, 2, 3, 4}, 6),
-                                                         random_tensor({2, 2, 3, 4}, 7)});
+  const std::string text = expect_agrees(
+      f.finish({y}), {random_tensor({2, 2, 3, 4}, 5), random_tensor({2, 2, 3, 4}, 6), random_tensor({2, 2, 3, 4}, 7)});
   EXPECT_THAT(text, HasSubstr("= Attention(in0, in1, in2) {scale=1}: float32 [n x 2 x s x 4]"));
 }
 
@@ -287,8 +292,8 @@ TEST(RecogniseAttention, GroupsOfQueriesShareKeys) {
   };
   const ValueId logits = f.scores(q, f.move(repeat(k), {0, 1, 3, 2}));
   const ValueId y = f.node("MatMul", {f.soften(logits), repeat(v)});
-  const std::string text = expect_agrees(f.finish({y}), {random_tensor({2, 4, 3, 4}, 5), random_tensor({2, 2, 3, 4}, 6),
-                                                         random_tensor({2, 2, 3, 4}, 7)});
+  const std::string text = expect_agrees(
+      f.finish({y}), {random_tensor({2, 4, 3, 4}, 5), random_tensor({2, 2, 3, 4}, 6), random_tensor({2, 2, 3, 4}, 7)});
   EXPECT_THAT(text, HasSubstr("= Attention(in0, in1, in2) {scale=1}: float32 [2 x 4 x 3 x 4]"));
 }
 

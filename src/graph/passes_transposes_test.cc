@@ -145,10 +145,12 @@ TEST(SimplifyShapes, LiftsAProductOutOfItsReshapes) {
   Shapes b;
   const ValueId x = b.input(floats({n(), s(), 8}));
   const ValueId rows = b.reshape(x, {-1, 8});
-  const ValueId product = b.node("Gemm", {rows, b.constant(random_tensor({6, 8}, 2)), b.constant(random_tensor({6}, 3))},
-                                 {{"transB", integer(1)}});
-  const ValueId shape = b.node("Concat", {b.node("Slice", {b.node("Shape", {x}), b.ints({0}), b.ints({2})}), b.ints({6})},
-                               {{"axis", integer(0)}});
+  const ValueId product =
+      b.node("Gemm", {rows, b.constant(random_tensor({6, 8}, 2)), b.constant(random_tensor({6}, 3))},
+             {{"transB", integer(1)}});
+  const ValueId shape =
+      b.node("Concat", {b.node("Slice", {b.node("Shape", {x}), b.ints({0}), b.ints({2})}), b.ints({6})},
+             {{"axis", integer(0)}});
   const std::string text =
       expect_agrees(b.finish({b.node("Reshape", {product, shape})}), {random_tensor({2, 3, 8}, 4)});
   EXPECT_THAT(text, HasSubstr("= sluice.FusedMatMul(in0, constant3, constant4) {transB=1}: float32 [n x s x 6]"));

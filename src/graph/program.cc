@@ -132,7 +132,11 @@ class ProgramBuilder {
       }
       plan.is_alias = plan.is_static && is_reshape(node) && plan.constants[0] == nullptr &&
                       plan.inputs[0].shape.count() == plan.outputs[0].shape.count();
-      if (!plan.is_alias && (node.op->flags & OpInfo::kMakesOutputs) != 0) plan.is_static = false;
+      if (!plan.is_static || plan.is_alias || (node.op->flags & OpInfo::kMakesOutputs) == 0) continue;
+      // What shares its input's memory where it can does so in the interpreter, unless there is a kernel.
+      const KernelRequest request{node, plan.inputs, plan.constants, plan.outputs, shared_.weights,
+                                  pool_.num_threads()};
+      plan.is_static = !list_kernels(request).empty();
     }
   }
 
@@ -184,10 +188,10 @@ class ProgramBuilder {
     return shared_.weights.get(constant, name(to.layout), [&] {
       Tensor made(ElementType::kU8, Shape{bytes_of(to)});
       const std::unique_ptr<Kernel> kernel = make_reorder_of(from, to);
-      std::vector<std::byte> scratch(kernel->scratch_bytes() + 64);
+      Tensor scratch(ElementType::kU8, Shape{static_cast<int64_t>(kernel->scratch_bytes())});
       const void* source = constant.raw();
       void* target = made.raw();
-      kernel->run({&source, 1}, {&target, 1}, scratch.data(), pool_);
+      kernel->run({&source, 1}, {&target, 1}, scratch.raw(), pool_);
       return made;
     });
   }
@@ -213,9 +217,7 @@ class ProgramBuilder {
     for (size_t i = 0; i < node.inputs.size(); ++i) {
       const ValueId id = node.inputs[i];
       const Layout layout = plan.input_layout(i);
-      const bool reads = plan.chosen >= 0 && plan.choices[static_cast<size_t>(plan.chosen)].reads_constants;
-      const bool is_packed = id != kNoValue && plan.constants[i] != nullptr && layout == Layout::kPlain && !reads;
-      step.inputs.push_back(id == kNoValue || is_packed ? -1 : find_slot(id, layout, node));
+      step.inputs.push_back(id == kNoValue ? -1 : find_slot(id, layout, node));
     }
     std::string outputs;
     for (size_t i = 0; i < node.outputs.size(); ++i) {
@@ -428,6 +430,55 @@ class ProgramBuilder {
   std::vector<std::vector<int>> homes_;  // slots of each value, that of its producer first
 };
 
+namespace {
+
+std::shared_ptr<const Tensor> keep(const Tensor& tensor) { return std::make_shared<const Tensor>(tensor); }
+
+// Kernels rely on the types and shapes that were inferred.
+void check_made(const Node& node, const TensorInfo& inferred, const Value& made) {
+  if (inferred.type == ElementType::kUndefined) return;
+  const bool fits = made.kind == Value::Kind::kTensor && made.tensor.type() == inferred.type &&
+                    made.tensor.shape() == inferred.shape;
+  if (fits) return;
+  fail(Code::kInvalidArgument, "{}: made {} where the model's shapes say {}", node.describe(),
+       made.kind == Value::Kind::kTensor ? to_string(made.tensor) : "no tensor", to_string(inferred));
+}
+
+// The value with memory of its own for what lies in the block from `begin` to `end`.
+Value detach(const Value& value, const std::byte* begin, const std::byte* end, BufferPool* buffers) {
+  auto detached = [&](const Tensor& tensor) {
+    return tensor.raw() >= begin && tensor.raw() < end ? tensor.copy(buffers) : tensor;
+  };
+  switch (value.kind) {
+    case Value::Kind::kNone: return value;
+    case Value::Kind::kTensor: return Value(detached(value.tensor));
+    case Value::Kind::kMap: return Value(MapValue{detached(value.map->keys), detached(value.map->values)});
+    case Value::Kind::kSequence: break;
+  }
+  std::vector<Value> elements;
+  for (const Value& element : *value.sequence) elements.push_back(detach(element, begin, end, buffers));
+  return Value(std::move(elements));
+}
+
+}  // namespace
+
+// Lets go of what a run has made and was given, also if it ended early.
+struct Program::Forget {
+  Impl& impl;
+  ~Forget() {
+    for (const ValueId id : impl.model.graph.inputs) impl.values[static_cast<size_t>(id)] = Value();
+    for (const Slot& slot : impl.slots) {
+      if (slot.kind == Slot::Kind::kInterpreted) impl.values[static_cast<size_t>(slot.value)] = Value();
+    }
+    for (const auto& [id, from] : impl.visible) {
+      const Slot::Kind kind = impl.slots[static_cast<size_t>(impl.root_of(from))].kind;
+      const bool is_here_to_stay = kind == Slot::Kind::kArena || kind == Slot::Kind::kConstant;
+      if (!is_here_to_stay) impl.values[static_cast<size_t>(id)] = Value();
+    }
+    for (Tensor& tensor : impl.outputs) tensor = Tensor();
+  }
+};
+
 Program::Program() : impl_(std::make_unique<Impl>()) {}
 Program::~Program() = default;
 
@@ -490,14 +541,25 @@ std::vector<Value> Program::run(std::span<const Value> inputs, void* arena, Thre
   for (size_t i = 0; i < graph.inputs.size(); ++i) {
     impl.values[static_cast<size_t>(graph.inputs[i])] = inputs[static_cast<size_t>(impl.input_indices[i])];
   }
-  for (const auto& [id, from] : impl.visible) {
+  // What the interpreter sees may leave with what it makes: it keeps alive whose memory it is. What is in the block is
+  // copied in the end.
+  auto show = [&](ValueId id, int from) {
     Value& value = impl.values[static_cast<size_t>(id)];
     void* data = resolve(resolve, from);
-    if (data == nullptr) continue;  // of what the interpreter made: seen when it is there
-    if (!value.is_none() && value.tensor.raw() == data) continue;
+    if (data == nullptr) return;  // of what the interpreter made: seen when it is there
+    if (!value.is_none() && value.tensor.raw() == data) return;
+    const auto root = static_cast<size_t>(impl.root_of(from));
+    const Slot& owner = impl.slots[root];
+    std::shared_ptr<const Tensor> keeper;
+    if (owner.kind == Slot::Kind::kInput) keeper = keep(inputs[static_cast<size_t>(owner.index)].tensor);
+    if (owner.kind == Slot::Kind::kConstant) keeper = keep(owner.constant);
+    if (owner.kind == Slot::Kind::kOutput) keeper = keep(impl.outputs[root]);
+    if (owner.kind == Slot::Kind::kInterpreted) keeper = keep(impl.values[static_cast<size_t>(owner.value)].tensor);
     const TensorInfo& info = impl.slots[static_cast<size_t>(from)].info;
-    value = Value(Tensor::wrap(info.type, info.shape, data, nullptr));
-  }
+    value = Value(Tensor::wrap(info.type, info.shape, data, std::move(keeper)));
+  };
+  const Forget forget{impl};
+  for (const auto& [id, from] : impl.visible) show(id, from);
   if (seconds != nullptr) seconds->assign(impl.steps.size(), 0);
   for (size_t s = 0; s < impl.steps.size(); ++s) {
     Step& step = impl.steps[s];
@@ -507,18 +569,14 @@ std::vector<Value> Program::run(std::span<const Value> inputs, void* arena, Thre
       for (const int i : step.outputs) {
         const Slot& slot = impl.slots[static_cast<size_t>(i)];
         const Value& made = impl.values[static_cast<size_t>(slot.value)];
+        check_made(*step.node, slot.info, made);
         impl.data[static_cast<size_t>(i)] =
             made.kind == Value::Kind::kTensor
                 ? (made.tensor.bytes() == 0 ? static_cast<void*>(nothing) : const_cast<void*>(made.tensor.raw()))
                 : nullptr;
       }
       for (const auto& [id, from] : impl.visible) {  // views of what was just made
-        Value& value = impl.values[static_cast<size_t>(id)];
-        const Slot& slot = impl.slots[static_cast<size_t>(from)];
-        if (slot.base < 0) continue;
-        void* data = resolve(resolve, from);
-        if (data == nullptr || (!value.is_none() && value.tensor.raw() == data)) continue;
-        value = Value(Tensor::wrap(slot.info.type, slot.info.shape, data, nullptr));
+        if (impl.slots[static_cast<size_t>(from)].base >= 0) show(id, from);
       }
     } else {
       for (size_t i = 0; i < step.inputs.size(); ++i) {
@@ -560,13 +618,8 @@ std::vector<Value> Program::run(std::span<const Value> inputs, void* arena, Thre
       results.push_back(*constant);
       continue;
     }
-    const bool is_in_arena = value.kind == Value::Kind::kTensor && value.tensor.raw() >= arena_begin &&
-                             value.tensor.raw() < arena_begin + impl.memory.bytes;
-    results.push_back(is_in_arena ? Value(value.tensor.copy(impl.buffers.get())) : value);
+    results.push_back(detach(value, arena_begin, arena_begin + impl.memory.bytes, impl.buffers.get()));
   }
-  for (size_t i = 0; i < graph.inputs.size(); ++i) impl.values[static_cast<size_t>(graph.inputs[i])] = Value();
-  for (const ValueId id : graph.outputs) impl.values[static_cast<size_t>(id)] = Value();
-  for (Tensor& tensor : impl.outputs) tensor = Tensor();
   return results;
 }
 

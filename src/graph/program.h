@@ -82,6 +82,7 @@ class Program {
   friend class ProgramBuilder;
   Program();
   struct Impl;
+  struct Forget;
   std::unique_ptr<Impl> impl_;
 };
 

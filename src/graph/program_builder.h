@@ -36,7 +36,7 @@ struct Slot {
 struct Step {
   const Node* node = nullptr;      // of a reorder or a copy: the node that wants it
   std::unique_ptr<Kernel> kernel;  // null: interpreted
-  std::vector<int> inputs, outputs;  // slots; -1: left out or packed
+  std::vector<int> inputs, outputs;  // slots; -1: left out
   int in_place = -1;
   bool joins_in_place = false;     // inputs may lie in the output's memory, one after the other
   int64_t scratch_offset = 0;

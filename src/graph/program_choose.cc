@@ -61,9 +61,10 @@ double measure(Kernel& kernel, const NodePlan& plan, const KernelChoice& choice,
   std::vector<void*> outputs;
   for (size_t i = 0; i < plan.inputs.size(); ++i) {
     const bool is_left_out = plan.inputs[i].type == ElementType::kUndefined;
-    const bool is_packed = plan.constants[i] != nullptr && choice.inputs[i] == Layout::kPlain &&
-                           !choice.reads_constants;
-    inputs.push_back(is_left_out || is_packed ? nullptr : make(plan.inputs[i], choice.inputs[i]));
+    const bool is_plain_constant = plan.constants[i] != nullptr && choice.inputs[i] == Layout::kPlain;
+    if (is_left_out) inputs.push_back(nullptr);
+    else if (is_plain_constant) inputs.push_back(plan.constants[i]->raw());
+    else inputs.push_back(make(plan.inputs[i], choice.inputs[i]));
   }
   for (size_t i = 0; i < plan.outputs.size(); ++i) outputs.push_back(make(plan.outputs[i], choice.outputs[i]));
   void* scratch = make({.type = ElementType::kU8, .shape = {static_cast<int64_t>(kernel.scratch_bytes()) + 64}},
@@ -211,6 +212,10 @@ class Chooser {
       if (!plans_[n].is_static || plans_[n].is_alias) continue;
       cost += time_of(plans_[n], plans_[n].chosen) + input_cost(n, plans_[n].chosen);
     }
+    for (const ValueId id : graph_.outputs) {
+      const auto [n, output] = producer_[static_cast<size_t>(id)];
+      if (n >= 0) cost += reorder_cost(plans_[static_cast<size_t>(n)].outputs[output], home_of(id), Layout::kPlain);
+    }
     return cost;
   }
 
@@ -237,7 +242,6 @@ void take_known_times(const Node& node, NodePlan& plan, const std::vector<Kernel
 
 void choose_kernels(const Graph& graph, std::vector<NodePlan>& plans, Shared& shared, const CompileOptions& options,
                     ThreadPool& pool) {
-  PackedWeights rejected;  // what kernels that are only measured pack is not kept
   for (size_t n = 0; n < plans.size(); ++n) {
     NodePlan& plan = plans[n];
     if (!plan.is_static || plan.is_alias) continue;
@@ -247,6 +251,7 @@ void choose_kernels(const Graph& graph, std::vector<NodePlan>& plans, Shared& sh
     plan.made.resize(plan.choices.size());
     for (const KernelChoice& choice : plan.choices) plan.microseconds.push_back(choice.handicap);
     if (options.tuning == Tuning::kNone || plan.choices.size() < 2) continue;
+    PackedWeights rejected;  // what kernels that are only measured pack is not kept
     const KernelRequest trial{node, plan.inputs, plan.constants, plan.outputs, rejected, pool.num_threads()};
     const std::vector<KernelChoice> trials = list_kernels(trial);
     if (options.tuning == Tuning::kKnown) {

@@ -166,7 +166,8 @@ Difference compare_tensors(const Tensor& found, const Tensor& expected, const To
       return {};
     }
     default:
-      return compare_numbers(found, expected, {0, 0, 0}, [](const Tensor& t, int64_t i) { return t.data<uint8_t>()[i]; });
+      return compare_numbers(found, expected, {0, 0, 0},
+                             [](const Tensor& t, int64_t i) { return t.data<uint8_t>()[i]; });
   }
 }
 
@@ -205,7 +206,9 @@ std::vector<TestFolder> find_test_folders(const std::string& path) {
   if (!fs::is_directory(path)) fail(Code::kNotFound, "{}: is no folder", path);
   std::vector<TestFolder> folders;
   find_below(fs::path(path).lexically_normal(), 0, folders);
-  if (folders.empty()) fail(Code::kNotFound, "{}: has no folder with an .onnx or .tflite file and test_data_set_0 in it", path);
+  if (folders.empty()) {
+    fail(Code::kNotFound, "{}: has no folder with an .onnx or .tflite file and test_data_set_0 in it", path);
+  }
   return folders;
 }
 

@@ -106,9 +106,9 @@ float Histogram::find_least_divergence(int num_levels) const {
     if (q_total == 0) continue;
     for (size_t level = 0; level < levels; ++level) {
       const size_t begin = level * cut / levels, end = (level + 1) * cut / levels;
-      const auto filled = static_cast<double>(
-          std::count_if(bins.begin() + static_cast<std::ptrdiff_t>(begin), bins.begin() + static_cast<std::ptrdiff_t>(end),
-                        [](double bin) { return bin != 0; }));
+      const auto filled = static_cast<double>(std::count_if(bins.begin() + static_cast<std::ptrdiff_t>(begin),
+                                                            bins.begin() + static_cast<std::ptrdiff_t>(end),
+                                                            [](double bin) { return bin != 0; }));
       if (filled == 0) continue;
       const double q = (sums[end] - sums[begin]) / filled / q_total;
       for (size_t i = begin; i < end; ++i) {

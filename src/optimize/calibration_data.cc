@@ -144,7 +144,9 @@ Tensor make_tensor(const ArrayInput& from, const Input& input, int64_t index) {
     fail(Code::kInvalidArgument, "{}: arrays of type {} are not supported", from.what, from.array.type);
   }
   Tensor tensor(element, from.slices.shape);
-  if (tensor.bytes() > 0) std::memcpy(tensor.raw(), from.array.data.data() + index * from.slices.bytes, static_cast<size_t>(from.slices.bytes));
+  if (tensor.bytes() > 0)
+    std::memcpy(tensor.raw(), from.array.data.data() + index * from.slices.bytes,
+                static_cast<size_t>(from.slices.bytes));
   const ElementType wanted = input.type.element == ElementType::kUndefined ? element : input.type.element;
   std::optional<Tensor> converted = convert(tensor, wanted);
   if (!converted) {
@@ -201,7 +203,8 @@ Samples open_arrays(const std::string& path, const std::vector<Input>& inputs) {
 ImageLayout find_layout(const std::vector<Input>& inputs, const std::string& path, const ImageOptions& options) {
   const bool is_one = inputs.size() == 1 && inputs[0].type.is_tensor() && inputs[0].type.dims;
   if (!is_one || inputs[0].type.dims->size() != 4) {
-    fail(Code::kInvalidArgument, "{}: pictures are for models with one input of 4 dimensions; give arrays (.npz)", path);
+    fail(Code::kInvalidArgument, "{}: pictures are for models with one input of 4 dimensions; give arrays (.npz)",
+         path);
   }
   const graph::Dims& dims = *inputs[0].type.dims;
   auto is_channels = [](const graph::Dim& dim) { return dim.is_known() && (dim.value() == 3 || dim.value() == 1); };
@@ -258,8 +261,10 @@ Samples open_data_sets(std::vector<std::string> folders, const graph::Model& mod
 
 Samples open_tensors(std::vector<std::string> files, const std::vector<Input>& inputs) {
   if (inputs.size() != 1) {
-    fail(Code::kInvalidArgument, "{}: single tensors are for models with one input, not {}; use folders with input_0.pb, "
-         "input_1.pb, ...", files.front(), inputs.size());
+    fail(Code::kInvalidArgument,
+         "{}: single tensors are for models with one input, not {}; use folders with input_0.pb, "
+         "input_1.pb, ...",
+         files.front(), inputs.size());
   }
   const auto count = static_cast<int64_t>(files.size());
   return {count, [files = std::move(files), type = inputs[0].type](int64_t index) {
@@ -321,7 +326,8 @@ Samples open_folder(const std::string& path, const graph::Model& model, const st
   if (!tensors.empty()) parts.push_back(open_tensors(std::move(tensors), inputs));
   if (!data_sets.empty()) parts.push_back(open_data_sets(std::move(data_sets), model));
   if (parts.empty()) {
-    fail(Code::kInvalidArgument, "{}: has no pictures, no .npz or .npy files and no folders with input_0.pb in it", path);
+    fail(Code::kInvalidArgument, "{}: has no pictures, no .npz or .npy files and no folders with input_0.pb in it",
+         path);
   }
   return join(std::move(parts));
 }

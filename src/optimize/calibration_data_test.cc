@@ -56,7 +56,7 @@ std::string npy(const std::string& type, const std::string& shape, const std::st
 }
 
 void put(std::string& bytes, uint32_t number, int count) {
-  for (int i = 0; i < count; ++i) bytes += static_cast<char>(number >> (8 * i));
+  for (int i = 0; i < count; ++i) bytes += static_cast<char>(i < 4 ? number >> (8 * i) : 0);
 }
 
 // A zip file of stored files; what readers do not look at is 0.
@@ -154,7 +154,8 @@ TEST_F(CalibrationData, Pictures) {
   const Samples first = open_samples({folder("pictures")}, make_model({{"x", floats({1, 3, 2, 2})}}), plain);
   ASSERT_EQ(first.count, 1);
   EXPECT_THAT(first.load(0)[0].tensor.values<float>(), ElementsAre(1, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 1));
-  const Samples last = open_samples({folder("pictures")}, make_model({{"x", floats({Dim::symbol("n"), 2, 2, 3})}}), plain);
+  const Samples last =
+      open_samples({folder("pictures")}, make_model({{"x", floats({Dim::symbol("n"), 2, 2, 3})}}), plain);
   EXPECT_EQ(last.load(0)[0].tensor.shape(), (Shape{1, 2, 2, 3}));
   EXPECT_THAT(last.load(0)[0].tensor.values<float>(), ElementsAre(1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1));
   const Samples bytes = open_samples(
@@ -184,9 +185,12 @@ TEST_F(CalibrationData, ShrinkingAverages) {
 
 // TensorProto {dims: 1, dims: 2, data_type: FLOAT, float_data: [3, 4]}.
 TEST_F(CalibrationData, TensorsOfTestData) {
-  auto tensor = [](float a, float b) { return std::string("\x08\x01\x08\x02\x10\x01\x22\x08") + bytes_of<float>({a, b}); };
+  auto tensor = [](float a, float b) {
+    return std::string("\x08\x01\x08\x02\x10\x01\x22\x08") + bytes_of<float>({a, b});
+  };
   const graph::Model model = make_model({{"x", floats({1, 2})}});
-  for (const int i : {2, 10, 0}) write("sets/test_data_set_" + std::to_string(i) + "/input_0.pb", tensor(static_cast<float>(i), 4));
+  for (const int i : {2, 10, 0})
+    write("sets/test_data_set_" + std::to_string(i) + "/input_0.pb", tensor(static_cast<float>(i), 4));
   const Samples sets = open_samples({folder("sets")}, model);
   ASSERT_EQ(sets.count, 3);
   EXPECT_THAT(sets.load(1)[0].tensor.values<float>(), ElementsAre(2, 4));

@@ -17,7 +17,8 @@ struct Taps {
 
 // `count` pixels of the line that `from` pixels become when `scale` times as large, the middle ones.
 std::vector<Taps> make_taps(int64_t from, int64_t count, double scale) {
-  const double radius = std::max(1.0, 1 / scale), begin = (static_cast<double>(from) * scale - static_cast<double>(count)) / 2;
+  const double radius = std::max(1.0, 1 / scale),
+               begin = (static_cast<double>(from) * scale - static_cast<double>(count)) / 2;
   std::vector<Taps> taps(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) {
     const double centre = (begin + static_cast<double>(i) + 0.5) / scale;

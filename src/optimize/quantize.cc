@@ -1,6 +1,7 @@
 #include "optimize/quantize.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "base/check.h"
@@ -38,9 +39,15 @@ Node make_node(const char* domain, const char* op, int opset, const std::string&
 class Quantizer {
  public:
   Quantizer(const graph::Model& model, const Ranges& ranges, const QuantizeOptions& options)
-      : view_(model.graph), ranges_(ranges), options_(options), model_(graph::copy_model(model)), graph_(model_.graph) {}
+      : view_(model.graph),
+        ranges_(ranges),
+        options_(options),
+        model_(graph::copy_model(model)),
+        graph_(model_.graph) {}
 
   graph::Model run() {
+    const auto found = model_.opsets.find("");
+    if (found != model_.opsets.end()) opset_ = std::max(opset_, found->second);
     plan_ = make_plan(view_, ranges_, options_);
     std::vector<bool> is_product(graph_.nodes.size(), false);
     for (const size_t n : plan_.products) is_product[n] = true;
@@ -89,7 +96,8 @@ class Quantizer {
       found->second.low = std::min(found->second.low, range.low);
       found->second.high = std::max(found->second.high, range.high);
     }
-    for (const auto& [id, group] : plan_.groups) parameters_[id] = find_parameters(ranges.at(group), options_.is_symmetric);
+    for (const auto& [id, group] : plan_.groups)
+      parameters_[id] = find_parameters(ranges.at(group), options_.is_symmetric);
   }
 
   // Behind what makes the value.
@@ -100,14 +108,15 @@ class Quantizer {
     const std::string name = graph_.value(id).name;
     const ElementType type = options_.is_symmetric ? ElementType::kI8 : ElementType::kU8;
     const ValueId scale = add_constant(name + "_scale", Tensor::scalar(parameters.scale));
-    const ValueId zero =
-        add_constant(name + "_zero_point", options_.is_symmetric ? Tensor::scalar(static_cast<int8_t>(parameters.zero))
-                                                                 : Tensor::scalar(static_cast<uint8_t>(parameters.zero)));
+    const ValueId zero = add_constant(name + "_zero_point",
+                                      options_.is_symmetric ? Tensor::scalar(static_cast<int8_t>(parameters.zero))
+                                                            : Tensor::scalar(static_cast<uint8_t>(parameters.zero)));
     const ValueId integers = graph_.add_value(name + "_quantized", ValueType::tensor(type));
     const ValueId real = graph_.add_value(name + "_dequantized", ValueType::tensor(ElementType::kF32));
-    graph_.nodes.push_back(make_node("", "QuantizeLinear", 13, name + "_QuantizeLinear", {id, scale, zero}, {integers}));
     graph_.nodes.push_back(
-        make_node("", "DequantizeLinear", 13, name + "_DequantizeLinear", {integers, scale, zero}, {real}));
+        make_node("", "QuantizeLinear", opset_, name + "_QuantizeLinear", {id, scale, zero}, {integers}));
+    graph_.nodes.push_back(
+        make_node("", "DequantizeLinear", opset_, name + "_DequantizeLinear", {integers, scale, zero}, {real}));
     dequantised_[id] = real;
   }
 
@@ -127,7 +136,7 @@ class Quantizer {
 
   ValueId dequantise(ValueId integers, ValueId scales, const std::string& name, int axis) {
     const ValueId real = graph_.add_value(name + "_dequantized", ValueType::tensor(ElementType::kF32));
-    Node node = make_node("", "DequantizeLinear", 13, name + "_DequantizeLinear", {integers, scales}, {real});
+    Node node = make_node("", "DequantizeLinear", opset_, name + "_DequantizeLinear", {integers, scales}, {real});
     if (axis >= 0) {
       Attribute attribute;
       attribute.i = axis;
@@ -179,32 +188,64 @@ class Quantizer {
     dynamic.integers = graph_.add_value(name + "_quantized", ValueType::tensor(ElementType::kU8));
     dynamic.scale = graph_.add_value(name + "_scale", ValueType::tensor(ElementType::kF32));
     dynamic.zero = graph_.add_value(name + "_zero_point", ValueType::tensor(ElementType::kU8));
-    graph_.nodes.push_back(make_node("", "DynamicQuantizeLinear", 11, name + "_DynamicQuantizeLinear", {x},
+    graph_.nodes.push_back(make_node("", "DynamicQuantizeLinear", opset_, name + "_DynamicQuantizeLinear", {x},
                                      {dynamic.integers, dynamic.scale, dynamic.zero}));
     return dynamic;
   }
 
+  // A matrix turned around.
+  static Tensor transpose(const Tensor& matrix) {
+    const int64_t rows = matrix.dim(0), columns = matrix.dim(1);
+    Tensor turned(matrix.type(), graph::Shape{columns, rows});
+    const int8_t* from = matrix.data<int8_t>();
+    int8_t* to = turned.data<int8_t>();
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < columns; ++c) to[c * rows + r] = from[r * columns + c];
+    }
+    return turned;
+  }
+
+  // DynamicQuantizeLinear, MatMulInteger, Cast, Mul by both scales, Add: what other runtimes know, and what the pass
+  // fuse-integer makes one node of.
   void make_dynamic(Node node, const Node& original) {
     const Product product = *find_product(view_, original);
     const bool is_gemm = node.op_type == "Gemm";
     const Tensor& tensor = graph_.value(product.weights).constant->tensor;
     const int64_t channels = tensor.dim(product.channel_axis);
-    const bool has_c = is_gemm && node.inputs.size() > 2 && node.inputs[2] != kNoValue && node.get_float("beta", 1) != 0;
+    const bool has_c =
+        is_gemm && node.inputs.size() > 2 && node.inputs[2] != kNoValue && node.get_float("beta", 1) != 0;
     Tensor row = has_c ? find_row(original, channels) : Tensor();
-    if (has_c && row.is_null()) {
+    if ((has_c && row.is_null()) || (is_gemm && node.get_int("transA", 0) != 0)) {
       graph_.nodes.push_back(std::move(node));
       return;
     }
-    const Weights& weights = find_weights(product.weights, options_.is_per_channel ? product.channel_axis : -1);
+    QuantisedWeights weights = quantise_weights(tensor, options_.is_per_channel ? product.channel_axis : -1);
+    if (is_gemm && node.get_int("transB", 0) != 0) weights.integers = transpose(weights.integers);
+    const float alpha = is_gemm ? node.get_float("alpha", 1) : 1;
+    for (int64_t i = 0; i < weights.scales.count(); ++i) weights.scales.data<float>()[i] *= alpha;
+
     const Dynamic& x = find_dynamic(product.x);
-    const ValueId w_zero = add_constant(node.name + "_zero_point", Tensor::scalar<int8_t>(0));
-    std::vector<ValueId> inputs{x.integers, x.scale, x.zero, weights.integers, weights.scales, w_zero};
-    if (has_c) inputs.push_back(add_constant(node.name + "_bias", std::move(row)));
-    Node made = make_node("sluice", "QMatMul", 1, node.name, std::move(inputs), node.outputs);
-    for (const char* name : {"transA", "transB", "alpha"}) {
-      if (const Attribute* attribute = node.find(name)) made.attributes[name] = *attribute;
+    const std::string& name = node.name;
+    auto add_node = [&](const char* op, const char* suffix, std::vector<ValueId> inputs, ElementType type) {
+      const ValueId id = graph_.add_value(name + suffix, ValueType::tensor(type));
+      graph_.nodes.push_back(make_node("", op, opset_, name + suffix, std::move(inputs), {id}));
+      return id;
+    };
+    const ValueId integers = add_constant(name + "_weights_quantized", std::move(weights.integers));
+    const ValueId sums = add_node("MatMulInteger", "_integer", {x.integers, integers, x.zero}, ElementType::kI32);
+    const ValueId real = add_node("Cast", "_cast", {sums}, ElementType::kF32);
+    Attribute to;
+    to.i = static_cast<int64_t>(ElementType::kF32);
+    graph_.nodes.back().attributes["to"] = to;
+    const ValueId w_scales = add_constant(name + "_weights_scale", std::move(weights.scales));
+    const ValueId scales = add_node("Mul", "_scales", {x.scale, w_scales}, ElementType::kF32);
+    if (!has_c) {
+      graph_.nodes.push_back(make_node("", "Mul", opset_, name, {real, scales}, node.outputs));
+      return;
     }
-    graph_.nodes.push_back(std::move(made));
+    const ValueId scaled = add_node("Mul", "_scaled", {real, scales}, ElementType::kF32);
+    const ValueId bias = add_constant(name + "_bias", std::move(row));
+    graph_.nodes.push_back(make_node("", "Add", opset_, name, {scaled, bias}, node.outputs));
   }
 
   const GraphView view_;  // of the original
@@ -212,6 +253,7 @@ class Quantizer {
   const QuantizeOptions& options_;
   graph::Model model_;
   Graph& graph_;
+  int opset_ = 13;  // of the nodes that are made: the model's, but axes came with 13
   QuantizePlan plan_;
   std::map<ValueId, Parameters> parameters_;
   std::map<ValueId, ValueId> dequantised_;

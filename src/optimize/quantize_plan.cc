@@ -252,7 +252,8 @@ std::vector<size_t> list_quantisable(const graph::Model& model, const QuantizeOp
     const bool is_known = std::any_of(model.graph.nodes.begin(), model.graph.nodes.end(), [&](const Node& node) {
       return node.name == name || node.op_type == name;
     });
-    if (!is_known) fail(Code::kInvalidArgument, "'{}' is to be excluded, but is no node and no operator of the model", name);
+    if (!is_known)
+      fail(Code::kInvalidArgument, "'{}' is to be excluded, but is no node and no operator of the model", name);
   }
   const GraphView view(model.graph);
   const Ranges none;

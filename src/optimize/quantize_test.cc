@@ -36,7 +36,8 @@ struct Net : graph::for_test::Builder {
     for (int64_t i = 0; i < tensor.count(); ++i) tensor.data<float>()[i] = normal(engine);
     return tensor;
   }
-  ValueId named(const std::string& name, const std::string& op, std::vector<ValueId> inputs, Attributes attributes = {}) {
+  ValueId named(const std::string& name, const std::string& op, std::vector<ValueId> inputs,
+                Attributes attributes = {}) {
     const ValueId id = node(op, std::move(inputs), std::move(attributes), op == "Swish" ? 24 : 17);
     graph.nodes.back().name = name;
     return id;
@@ -135,7 +136,8 @@ TEST(Quantize, MovesJoinsAndGates) {
   const ValueId b = net.named("rb", "Relu", {net.conv("b", a, 8, 8, 3)});
   const ValueId joined = net.named("cat", "Concat", {a, b}, {{"axis", integer(1)}});  // a is read twice
   const ValueId c = net.named("swish", "Swish", {net.conv("c", joined, 16, 16, 1)});
-  const ValueId gate = net.named("sigmoid", "Sigmoid", {net.conv("d", net.named("gap", "GlobalAveragePool", {c}), 16, 16, 1)});
+  const ValueId gate =
+      net.named("sigmoid", "Sigmoid", {net.conv("d", net.named("gap", "GlobalAveragePool", {c}), 16, 16, 1)});
   const ValueId gated = net.named("mul", "Mul", {c, gate});
   const graph::Model model = net.model({net.conv("e", gated, 16, 4, 1)});
   const Samples samples = make_samples(net, {1, 8, 8, 8}, 4);
@@ -158,7 +160,8 @@ TEST(Quantize, TransformerLayerKeepsItsResidualInFloats) {
   const ValueId normed = net.named("norm", "LayerNormalization", {x, scale});
   ValueId y = net.named("up", "Add", {net.named("m1", "MatMul", {normed, w1}), net.constant(net.random({32}))});
   y = net.named("m2", "MatMul", {net.named("relu", "Relu", {y}), w2});
-  const graph::Model model = net.model({net.named("norm2", "LayerNormalization", {net.named("sum", "Add", {x, y}), scale})});
+  const graph::Model model =
+      net.model({net.named("norm2", "LayerNormalization", {net.named("sum", "Add", {x, y}), scale})});
   const Samples samples = make_samples(net, {1, 6, 16}, 8);
   const Ranges ranges = calibrate(model, list_observed(model), samples, {});
   const graph::Model quantised = quantize(model, ranges, {});
@@ -170,6 +173,10 @@ TEST(Quantize, TransformerLayerKeepsItsResidualInFloats) {
   const graph::Model dynamic = quantize(model, {}, {.is_dynamic = true});
   EXPECT_LT(compare(model, graph::copy_model(dynamic), samples).worst_relative_l2(), 0.02);
   EXPECT_EQ(count(graph::dump(dynamic.graph), "DynamicQuantizeLinear("), 2u);
+  EXPECT_EQ(count(graph::dump(dynamic.graph), "MatMulInteger("), 2u);
+  const std::string fused = optimised_text(graph::copy_model(dynamic));
+  EXPECT_EQ(count(fused, " = sluice.QMatMul("), 2u) << fused;
+  EXPECT_THAT(fused, Not(HasSubstr(" = Mul(")));
 }
 
 TEST(Quantize, DynamicGemmWithAllItsParts) {
@@ -181,7 +188,9 @@ TEST(Quantize, DynamicGemmWithAllItsParts) {
   const graph::Model model = net.model({net.named("gemm", "Gemm", {x, w, c}, attributes)});
   const Samples samples = make_samples(net, {5, 16}, 3);
   const graph::Model dynamic = quantize(model, {}, {.is_dynamic = true});
-  EXPECT_THAT(graph::dump(dynamic.graph), HasSubstr("sluice.QMatMul"));
+  const std::string text = optimised_text(graph::copy_model(dynamic));
+  EXPECT_THAT(text, HasSubstr(" = sluice.QMatMul("));
+  EXPECT_THAT(text, Not(HasSubstr(" = Add(")));
   EXPECT_LT(compare(model, graph::copy_model(dynamic), samples).worst_relative_l2(), 0.02);
 }
 
@@ -231,8 +240,9 @@ TEST(Budget, KeepsTheWorstLayersInFloats) {
   const Ranges ranges = calibrate(model, list_observed(model), samples, {});
   const QuantizeOptions options{.is_per_channel = false};
   std::vector<std::string> lines;
-  const BudgetResult result = quantize_within(
-      model, ranges, options, samples, {.max_error = 0.05, .log = [&](const std::string& line) { lines.push_back(line); }});
+  const BudgetResult result =
+      quantize_within(model, ranges, options, samples,
+                      {.max_error = 0.05, .log = [&](const std::string& line) { lines.push_back(line); }});
   EXPECT_GT(result.error_of_all, 0.05);
   EXPECT_LE(result.error, 0.05);
   ASSERT_EQ(result.layers.size(), 4u);

@@ -167,10 +167,11 @@ def positive(code, kind=None):
 
 def reduced(code):
     def build(net):
+        def over(x, axes, keep):
+            return net.op(code, [x, net.ints(axes)], "reducer", {0: flag(keep)}, like=x if code in (82, 89) else None)
         x, flat = after_conv(net), net.input([3, 4, 5])
-        return [net.op(code, [x, net.ints(axes)], "reducer", {0: flag(keep)}, like=x if code in (82, 89) else None)
-                for axes in ([1, 2], [3], [-1, 1], [2], [0, 1, 2, 3]) for keep in (True, False)] + [
-                    net.op(code, [flat, net.ints([1])], "reducer", {0: flag(False)}, like=flat if code in (82, 89) else None)]
+        made = [over(x, axes, keep) for axes in ([1, 2], [3], [-1, 1], [2], [0, 1, 2, 3]) for keep in (True, False)]
+        return made + [over(flat, [1], False)]
     return build
 
 
@@ -181,7 +182,8 @@ def strided_slices(net):
         fields = {f: number(masks.get(name, 0)) for f, name in
                   enumerate(("begin", "end", "ellipsis", "new", "shrink"))}
         return net.op(45, [x, net.ints(starts), net.ints(ends), net.ints(strides)], "strided_slice", fields, like=x)
-    return [cut([0, 1, 2, 0], [2, 6, 6, 4], [1, 2, 1, 1]), cut([0, 0, 0, 3], [0, 0, 0, -5], [1, 1, 1, -1], begin=7, end=7),
+    return [cut([0, 1, 2, 0], [2, 6, 6, 4], [1, 2, 1, 1]),
+            cut([0, 0, 0, 3], [0, 0, 0, -5], [1, 1, 1, -1], begin=7, end=7),
             cut([1, 0], [2, 2], [1, 1], shrink=1), cut([0, 1], [0, 3], [1, 1], ellipsis=1),
             cut([0, 0, -1], [0, 0, 0], [1, 1, 1], begin=3, end=3, shrink=4, new=1)]
 
@@ -191,19 +193,20 @@ def resizes(net):
     made = []
     for corners, centers in ((False, False), (True, False), (False, True)):
         for size in ([12, 10], [3, 4], [9, 5]):
-            made.append(net.op(23, [x, net.ints(size)], "resize_bilinear", {2: flag(corners), 3: flag(centers)}, like=x))
-            made.append(net.op(97, [x, net.ints(size)], "resize_nearest", {0: flag(corners), 1: flag(centers)}, like=x))
+            for code, kind, first in ((23, "resize_bilinear", 2), (97, "resize_nearest", 0)):
+                fields = {first: flag(corners), first + 1: flag(centers)}
+                made.append(net.op(code, [x, net.ints(size)], kind, fields, like=x))
     return made
 
 
 def convolutions(net):
     x = image(net, (2, 9, 8, 4))
-    made = [net.conv(x, 6, kernel, stride, padding, activation, dilation) for kernel, stride, padding, activation, dilation in
+    made = [net.conv(x, 6, *case) for case in
             (((3, 3), (1, 1), 0, 0, (1, 1)), ((2, 4), (2, 1), 0, 1, (1, 1)), ((3, 2), (1, 2), 1, 3, (1, 1)),
              ((3, 3), (1, 1), 0, 2, (2, 2)), ((1, 1), (2, 2), 0, 0, (1, 1)), ((9, 8), (1, 1), 1, 0, (1, 1)))]
-    made += [net.depthwise(x, kernel, stride, padding, 3, multiplier, dilation) for kernel, stride, padding, multiplier, dilation in
-             (((3, 3), (1, 1), 0, 1, (1, 1)), ((3, 3), (2, 2), 0, 2, (1, 1)), ((4, 2), (1, 1), 1, 3, (1, 1)),
-              ((3, 3), (1, 1), 0, 1, (2, 2)))]
+    made += [net.depthwise(x, *case) for case in
+             (((3, 3), (1, 1), 0, 3, 1, (1, 1)), ((3, 3), (2, 2), 0, 3, 2, (1, 1)), ((4, 2), (1, 1), 1, 3, 3, (1, 1)),
+              ((3, 3), (1, 1), 0, 3, 1, (2, 2)))]
     return made + [net.conv(x, 3, activation=0, bias=False)]
 
 
@@ -221,7 +224,8 @@ def pools(net):
 
 def paddings(net):
     x = after_conv(net)
-    made = [net.op(34, [x, net.ints(p)], like=x) for p in ([[0, 0], [1, 2], [0, 3], [0, 0]], [[1, 0], [0, 0], [0, 0], [2, 1]])]
+    made = [net.op(34, [x, net.ints(pads)], like=x) for pads in
+            ([[0, 0], [1, 2], [0, 3], [0, 0]], [[1, 0], [0, 0], [0, 0], [2, 1]])]
     made += [net.op(100, [x, net.ints([[0, 0], [2, 1], [1, 3], [0, 2]])], "mirror_pad", {0: Scalar("b", mode)}, like=x)
              for mode in (0, 1)]
     return made
@@ -340,7 +344,8 @@ def verify(sluice, folder, steps):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             label = "without passes: " if flags else ""
-            problems += [label + line for line in done.stdout.splitlines() if line.startswith("FAILED")] or [done.stderr]
+            failed = [label + line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+            problems += failed or [label + done.stderr]
     return problems
 
 

@@ -48,7 +48,7 @@ std::vector<KernelChoice> list_concat(const KernelRequest& request) {
   const int64_t element = get_info(request.outputs[0].type).bytes;
   std::vector<KernelChoice> choices;
   for (const Layout layout : {Layout::kPlain, Layout::kChannelsLast, Layout::kBlocked16}) {
-    if (layout != Layout::kPlain && (axis != 1 || rank < 3 || rank > 5)) break;
+    if (layout != Layout::kPlain && (axis != 1 || rank < 3 || rank > 5 || !can_reorder(request))) break;
     const int a = static_cast<int>(axis);
     int64_t rows = layout == Layout::kChannelsLast ? y.count() / std::max<int64_t>(1, y[1]) : y.count(0, a);
     std::vector<int64_t> bytes;
@@ -62,10 +62,8 @@ std::vector<KernelChoice> list_concat(const KernelRequest& request) {
     if (!fits) continue;
     KernelChoice choice{.name = std::string("concat ") + name(layout)};
     choice.inputs.assign(request.inputs.size(), layout);
-    // Constants too are read from memory.
     choice.outputs = {layout};
     choice.joins_in_place = rows == 1;
-    choice.reads_constants = true;
     choice.make = [rows, bytes] { return std::make_unique<ConcatKernel>(rows, bytes); };
     choices.push_back(std::move(choice));
   }

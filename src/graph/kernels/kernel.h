@@ -41,7 +41,7 @@ std::string to_string(const TensorInfo& info);  // "float32 1x64x56x56 nhwc"
 class Kernel {
  public:
   virtual ~Kernel() = default;
-  // One pointer for each input and output of the node, null for those that are left out or that the kernel has packed.
+  // One pointer for each input and output of the node, constants included, null for those that are left out.
   // `scratch` has scratch_bytes(), aligned to 64. One thread at a time.
   virtual void run(std::span<const void* const> inputs, std::span<void* const> outputs, void* scratch,
                    ThreadPool& pool) = 0;
@@ -87,7 +87,6 @@ struct KernelChoice {
   // An input whose memory output 0 may take if nobody reads it later; -1: none.
   int in_place = -1;
   double handicap = 0;  // microseconds that it counts for if nothing is measured
-  bool reads_constants = false;  // wants pointers to constants too
   bool joins_in_place = false;  // a concatenation whose inputs may lie in its output already
 };
 

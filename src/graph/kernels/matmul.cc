@@ -143,6 +143,11 @@ std::unique_ptr<Kernel> make_matmul(const KernelRequest& request, const MatMul& 
       if (!onednn::append_activation(post_ops, request.node)) return nullptr;
     }
     attributes.set_post_ops(post_ops);
+    if (matmul.addend >= 0 && matmul.bias < 0 && bias.is_null()) {
+      // oneDNN 2.6 reads a wild address where an addend comes without a bias.
+      bias = Tensor(ElementType::kF32, Shape{b.dims.back()});
+      std::fill_n(bias.data<float>(), bias.count(), 0.0f);
+    }
 
     memory::dims bias_dims(rank, 1);
     memory::desc bias_desc;

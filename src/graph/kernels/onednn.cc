@@ -97,8 +97,10 @@ dnnl::primitive_attr make_attributes() {
 Tensor pack(PackedWeights& weights, const Tensor& constant, const dnnl::memory::desc& source,
             const dnnl::memory::desc& target, const std::string& variant, const std::function<Tensor()>& prepare) {
   if (source == target && !prepare) return constant;
-  // The description's bytes are plain data and tell the order completely.
+  // The descriptions' bytes are plain data and tell the order completely; one constant may be read in two ways, as it
+  // is and transposed.
   std::string order(reinterpret_cast<const char*>(&target.data), sizeof target.data);
+  order.append(reinterpret_cast<const char*>(&source.data), sizeof source.data);
   order += variant;
   return weights.get(constant, order, [&] {
     const Tensor numbers = prepare ? prepare() : constant;

@@ -52,7 +52,8 @@ bool append_quantised(QuantisedParts& parts, const KernelRequest& request, int c
   const bool has_addend = request.inputs.size() > kQuantisedZ &&
                           request.inputs[kQuantisedZ].type != ElementType::kUndefined;
   const std::string activation = request.node.get_string("activation", "");
-  const bool keeps_scale = activation.empty() || activation == "Relu";  // a positive factor may go before it
+  // A positive factor may go before it.
+  const bool keeps_scale = activation.empty() || activation == "Relu" || activation == "LeakyRelu";
   // The steps in which the sums leave the product: those of the addend, or those of the output.
   const bool adds_steps = has_addend && parts.z_scale != 0;
   const float step = adds_steps ? parts.z_scale : !has_addend && keeps_scale && parts.y_scale != 0 ? parts.y_scale : 1;
@@ -84,12 +85,16 @@ bool append_quantised(QuantisedParts& parts, const KernelRequest& request, int c
     parts.addend_position = post_ops.len();
     post_ops.append_binary(binary_add, addend);
   }
-  if (keeps_scale) {
-    if (activation == "Relu") post_ops.append_eltwise(1, eltwise_relu, 0, 0);
-  } else {
-    if (step != 1) post_ops.append_eltwise(1, eltwise_linear, step, 0);
-    if (!onednn::append_activation(post_ops, request.node)) return false;
+  // Of two functions of one kind in a chain the library (2.6) computes one, so that only the last is linear.
+  if (activation == "HardSigmoid") {
+    const auto parts_of = ops::FusedActivation::of(request.node);
+    const float factor = parts.y_scale == 0 ? 1 : 1 / parts.y_scale, zero = static_cast<float>(parts.y_zero);
+    post_ops.append_eltwise(1, eltwise_linear, parts_of.alpha * step * factor, parts_of.beta * factor + zero);
+    post_ops.append_eltwise(1, eltwise_clip, zero, factor + zero);
+    return true;
   }
+  if (!keeps_scale && step != 1) post_ops.append_eltwise(1, eltwise_pow, step, 1);  // step * x^1
+  if (!onednn::append_activation(post_ops, request.node)) return false;
   const float left = keeps_scale ? step : 1;  // of a real number a unit stands for, now
   if (parts.y_scale == 0) {
     if (left != 1) post_ops.append_eltwise(1, eltwise_linear, left, 0);

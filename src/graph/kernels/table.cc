@@ -1,8 +1,7 @@
 // Which operators have kernels.
 #include "graph/kernels/list.h"
 
-#include <set>
-#include <string_view>
+#include <algorithm>
 
 #include "base/check.h"
 
@@ -28,11 +27,19 @@ constexpr Entry kEntries[] = {
     {"", "MaxPool", kernels::list_pool},
     {"", "AveragePool", kernels::list_pool},
     {"", "GlobalAveragePool", kernels::list_global_pool},
+    {"com.microsoft", "QLinearGlobalAveragePool", kernels::list_quantised_pool},
     {"", "Concat", kernels::list_concat},
     {"", "Attention", kernels::list_attention},
+    {"", "LayerNormalization", kernels::list_layer_norm},
 };
 
 }  // namespace
+
+bool kernels::can_reorder(const KernelRequest& request) {
+  auto fits = [](const TensorInfo& info) { return get_info(info.type).bytes <= 4; };
+  return std::all_of(request.inputs.begin(), request.inputs.end(), fits) &&
+         std::all_of(request.outputs.begin(), request.outputs.end(), fits);
+}
 
 std::vector<KernelChoice> list_kernels(const KernelRequest& request) {
   for (const Entry& entry : kEntries) {
@@ -65,7 +72,8 @@ std::string to_string(const TensorInfo& info) {
 std::string PackedWeights::key_of(const Tensor& constant, const std::string& order) {
   const void* data = constant.raw();
   std::string key(reinterpret_cast<const char*>(&data), sizeof data);
-  return key + order;
+  // The same memory may be a constant of another shape, too.
+  return key + graph::to_string(constant) + order;
 }
 
 Tensor PackedWeights::get(const Tensor& constant, const std::string& order, const std::function<Tensor()>& make) {

@@ -149,8 +149,10 @@ void map_tensors(RunContext& ctx, const Broadcast<2>& plan, const T* x, const U*
         map_rows(a, b, z + to, n, f);
       } else if (x_steps) {
         map_row(a, z + to, n, [f, c = *b](T v) { return f(v, c); });
-      } else {
+      } else if (y_steps) {
         map_row(b, z + to, n, [f, c = *a](U v) { return f(c, v); });
+      } else {  // a third operand made the row
+        std::fill_n(z + to, n, static_cast<R>(f(*a, *b)));
       }
     });
   });

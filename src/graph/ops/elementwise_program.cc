@@ -16,36 +16,96 @@ namespace {
 using Function = ElementwiseProgram::Function;
 
 // The functions; each is what the ONNX operator of that name is for float.
-struct Add { static float of(float a, float b, float) { return a + b; } };
-struct Sub { static float of(float a, float b, float) { return a - b; } };
-struct Mul { static float of(float a, float b, float) { return a * b; } };
-struct Div { static float of(float a, float b, float) { return a / b; } };
-struct Min { static float of(float a, float b, float) { return a < b || a != a ? a : b; } };
-struct Max { static float of(float a, float b, float) { return a > b || a != a ? a : b; } };
-struct Equal { static float of(float a, float b, float) { return a == b ? 1.0f : 0.0f; } };
-struct Less { static float of(float a, float b, float) { return a < b ? 1.0f : 0.0f; } };
-struct LessOrEqual { static float of(float a, float b, float) { return a <= b ? 1.0f : 0.0f; } };
-struct Greater { static float of(float a, float b, float) { return a > b ? 1.0f : 0.0f; } };
-struct GreaterOrEqual { static float of(float a, float b, float) { return a >= b ? 1.0f : 0.0f; } };
-struct And { static float of(float a, float b, float) { return a != 0 && b != 0 ? 1.0f : 0.0f; } };
-struct Or { static float of(float a, float b, float) { return a != 0 || b != 0 ? 1.0f : 0.0f; } };
-struct Not { static float of(float a, float, float) { return a != 0 ? 0.0f : 1.0f; } };
-struct Where { static float of(float a, float b, float c) { return a != 0 ? b : c; } };
-struct PRelu { static float of(float a, float b, float) { return a < 0 ? a * b : a; } };
-struct Neg { static float of(float a, float, float) { return -a; } };
-struct Abs { static float of(float a, float, float) { return magnitude(a); } };
-struct Sqrt { static float of(float a, float, float) { return std::sqrt(a); } };
-struct Reciprocal { static float of(float a, float, float) { return 1.0f / a; } };
-struct Exp { static float of(float a, float, float) { return fast_exp(a); } };
-struct Log { static float of(float a, float, float) { return fast_log(a); } };
-struct Erf { static float of(float a, float, float) { return fast_erf(a); } };
-struct Tanh { static float of(float a, float, float) { return fast_tanh(a); } };
-struct Sigmoid { static float of(float a, float, float) { return fast_sigmoid(a); } };
-struct Floor { static float of(float a, float, float) { return round_down(a); } };
-struct Ceil { static float of(float a, float, float) { return round_up(a); } };
-struct Round { static float of(float a, float, float) { return round_even(a); } };
-struct Relu { static float of(float a, float, float) { return a < 0 ? 0.0f : a; } };
-struct LeakyRelu { static float of(float a, float b, float) { return a < 0 ? b * a : a; } };
+struct Add {
+  static float of(float a, float b, float) { return a + b; }
+};
+struct Sub {
+  static float of(float a, float b, float) { return a - b; }
+};
+struct Mul {
+  static float of(float a, float b, float) { return a * b; }
+};
+struct Div {
+  static float of(float a, float b, float) { return a / b; }
+};
+struct Min {
+  static float of(float a, float b, float) { return a < b || a != a ? a : b; }
+};
+struct Max {
+  static float of(float a, float b, float) { return a > b || a != a ? a : b; }
+};
+struct Equal {
+  static float of(float a, float b, float) { return a == b ? 1.0f : 0.0f; }
+};
+struct Less {
+  static float of(float a, float b, float) { return a < b ? 1.0f : 0.0f; }
+};
+struct LessOrEqual {
+  static float of(float a, float b, float) { return a <= b ? 1.0f : 0.0f; }
+};
+struct Greater {
+  static float of(float a, float b, float) { return a > b ? 1.0f : 0.0f; }
+};
+struct GreaterOrEqual {
+  static float of(float a, float b, float) { return a >= b ? 1.0f : 0.0f; }
+};
+struct And {
+  static float of(float a, float b, float) { return a != 0 && b != 0 ? 1.0f : 0.0f; }
+};
+struct Or {
+  static float of(float a, float b, float) { return a != 0 || b != 0 ? 1.0f : 0.0f; }
+};
+struct Not {
+  static float of(float a, float, float) { return a != 0 ? 0.0f : 1.0f; }
+};
+struct Where {
+  static float of(float a, float b, float c) { return a != 0 ? b : c; }
+};
+struct PRelu {
+  static float of(float a, float b, float) { return a < 0 ? a * b : a; }
+};
+struct Neg {
+  static float of(float a, float, float) { return -a; }
+};
+struct Abs {
+  static float of(float a, float, float) { return magnitude(a); }
+};
+struct Sqrt {
+  static float of(float a, float, float) { return std::sqrt(a); }
+};
+struct Reciprocal {
+  static float of(float a, float, float) { return 1.0f / a; }
+};
+struct Exp {
+  static float of(float a, float, float) { return fast_exp(a); }
+};
+struct Log {
+  static float of(float a, float, float) { return fast_log(a); }
+};
+struct Erf {
+  static float of(float a, float, float) { return fast_erf(a); }
+};
+struct Tanh {
+  static float of(float a, float, float) { return fast_tanh(a); }
+};
+struct Sigmoid {
+  static float of(float a, float, float) { return fast_sigmoid(a); }
+};
+struct Floor {
+  static float of(float a, float, float) { return round_down(a); }
+};
+struct Ceil {
+  static float of(float a, float, float) { return round_up(a); }
+};
+struct Round {
+  static float of(float a, float, float) { return round_even(a); }
+};
+struct Relu {
+  static float of(float a, float, float) { return a < 0 ? 0.0f : a; }
+};
+struct LeakyRelu {
+  static float of(float a, float b, float) { return a < 0 ? b * a : a; }
+};
 struct Elu {
   static float of(float a, float b, float) {
     const float low = b * fast_expm1(a);
@@ -64,7 +124,9 @@ struct HardSigmoid {
     return line < 0 ? 0.0f : line > 1 ? 1.0f : line;
   }
 };
-struct HardSwish { static float of(float a, float, float) { return a * HardSigmoid::of(a, 1.0f / 6, 0.5f); } };
+struct HardSwish {
+  static float of(float a, float, float) { return a * HardSigmoid::of(a, 1.0f / 6, 0.5f); }
+};
 // y, but 0 where a is -inf, for the product of both ends is no number.
 inline float zero_at_end(float a, float y) { return a == -std::numeric_limits<float>::infinity() ? 0.0f : y; }
 struct Swish {
@@ -78,7 +140,9 @@ struct Softplus {
     return (a > 0 ? a : 0.0f) + (a != a ? a : fast_log1p(fast_exp(-magnitude(a))));
   }
 };
-struct Mish { static float of(float a, float, float) { return a * fast_tanh(Softplus::of(a, 0, 0)); } };
+struct Mish {
+  static float of(float a, float, float) { return a * fast_tanh(Softplus::of(a, 0, 0)); }
+};
 struct Gelu {
   static float of(float a, float, float) { return zero_at_end(a, 0.5f * a * (1.0f + fast_erf(a * 0.70710678f))); }
 };
@@ -104,7 +168,7 @@ void map_128(float* to, const float* a, const float* b, const float* c, int64_t 
 #ifdef __x86_64__
 template <typename F>
 __attribute__((target("avx2,fma"), flatten)) void map_256(float* to, const float* a, const float* b, const float* c,
-                                                      int64_t count) {
+                                                          int64_t count) {
   map_block<F>(to, a, b, c, count);
 }
 template <typename F>
@@ -129,18 +193,45 @@ struct Entry {
   Function (*choose)();
 };
 constexpr Entry kFunctions[] = {
-    {"Add", 2, choose<Add>}, {"Sub", 2, choose<Sub>}, {"Mul", 2, choose<Mul>}, {"Div", 2, choose<Div>},
-    {"Min", 2, choose<Min>}, {"Max", 2, choose<Max>}, {"Equal", 2, choose<Equal>}, {"Less", 2, choose<Less>},
-    {"LessOrEqual", 2, choose<LessOrEqual>}, {"Greater", 2, choose<Greater>},
-    {"GreaterOrEqual", 2, choose<GreaterOrEqual>}, {"And", 2, choose<And>}, {"Or", 2, choose<Or>},
-    {"Not", 1, choose<Not>}, {"Where", 3, choose<Where>}, {"PRelu", 2, choose<PRelu>}, {"Neg", 1, choose<Neg>},
-    {"Abs", 1, choose<Abs>}, {"Sqrt", 1, choose<Sqrt>}, {"Reciprocal", 1, choose<Reciprocal>},
-    {"Exp", 1, choose<Exp>}, {"Log", 1, choose<Log>}, {"Erf", 1, choose<Erf>}, {"Tanh", 1, choose<Tanh>},
-    {"Sigmoid", 1, choose<Sigmoid>}, {"Floor", 1, choose<Floor>}, {"Ceil", 1, choose<Ceil>},
-    {"Round", 1, choose<Round>}, {"Relu", 1, choose<Relu>}, {"LeakyRelu", 2, choose<LeakyRelu>},
-    {"Elu", 2, choose<Elu>}, {"Clip", 3, choose<Clip>}, {"HardSigmoid", 3, choose<HardSigmoid>},
-    {"HardSwish", 1, choose<HardSwish>}, {"Swish", 2, choose<Swish>}, {"Softplus", 1, choose<Softplus>},
-    {"Mish", 1, choose<Mish>}, {"Gelu", 1, choose<Gelu>}, {"GeluTanh", 1, choose<GeluTanh>},
+    {"Add", 2, choose<Add>},
+    {"Sub", 2, choose<Sub>},
+    {"Mul", 2, choose<Mul>},
+    {"Div", 2, choose<Div>},
+    {"Min", 2, choose<Min>},
+    {"Max", 2, choose<Max>},
+    {"Equal", 2, choose<Equal>},
+    {"Less", 2, choose<Less>},
+    {"LessOrEqual", 2, choose<LessOrEqual>},
+    {"Greater", 2, choose<Greater>},
+    {"GreaterOrEqual", 2, choose<GreaterOrEqual>},
+    {"And", 2, choose<And>},
+    {"Or", 2, choose<Or>},
+    {"Not", 1, choose<Not>},
+    {"Where", 3, choose<Where>},
+    {"PRelu", 2, choose<PRelu>},
+    {"Neg", 1, choose<Neg>},
+    {"Abs", 1, choose<Abs>},
+    {"Sqrt", 1, choose<Sqrt>},
+    {"Reciprocal", 1, choose<Reciprocal>},
+    {"Exp", 1, choose<Exp>},
+    {"Log", 1, choose<Log>},
+    {"Erf", 1, choose<Erf>},
+    {"Tanh", 1, choose<Tanh>},
+    {"Sigmoid", 1, choose<Sigmoid>},
+    {"Floor", 1, choose<Floor>},
+    {"Ceil", 1, choose<Ceil>},
+    {"Round", 1, choose<Round>},
+    {"Relu", 1, choose<Relu>},
+    {"LeakyRelu", 2, choose<LeakyRelu>},
+    {"Elu", 2, choose<Elu>},
+    {"Clip", 3, choose<Clip>},
+    {"HardSigmoid", 3, choose<HardSigmoid>},
+    {"HardSwish", 1, choose<HardSwish>},
+    {"Swish", 2, choose<Swish>},
+    {"Softplus", 1, choose<Softplus>},
+    {"Mish", 1, choose<Mish>},
+    {"Gelu", 1, choose<Gelu>},
+    {"GeluTanh", 1, choose<GeluTanh>},
 };
 
 const Entry* find_function(std::string_view name) {
@@ -164,6 +255,31 @@ std::optional<T> parse_number(std::string_view text) {
   T number{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   return error == std::errc() && end == text.data() + text.size() ? std::optional(number) : std::nullopt;
+}
+
+float widen(bool value) { return value ? 1.0f : 0.0f; }
+float widen(float value) { return value; }
+float widen(BFloat16 value) { return bf16_to_float(value.bits); }
+
+float widen_at(const ElementwiseProgram::Operand& operand) {
+  switch (operand.type) {
+    case ElementType::kBool:
+      return widen(*static_cast<const bool*>(operand.data));
+    case ElementType::kBF16:
+      return widen(*static_cast<const BFloat16*>(operand.data));
+    default:
+      return *static_cast<const float*>(operand.data);
+  }
+}
+
+// To the nearest, ties to even; without a branch, so that the loop becomes vector code.
+void round_to_bf16(const float* from, int64_t count, uint16_t* to) {
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t bits = float_to_bits(from[i]);
+    const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    to[i] = static_cast<uint16_t>(is_nan ? (bits >> 16) | 0x40u : rounded);
+  }
 }
 
 // How one operand lies along the merged dimensions of the result.
@@ -217,9 +333,12 @@ struct Plan {
     for (int64_t done = 0; done < count;) {
       const int64_t n = std::min(dims[rank - 1] - column, count - done);
       const T* row = from + base + column * step;
-      if (step == 0) std::fill_n(to + done, n, static_cast<float>(*row));
-      else if constexpr (std::is_same_v<T, float>) std::memcpy(to + done, row, static_cast<size_t>(n) * sizeof(float));
-      else for (int64_t i = 0; i < n; ++i) to[done + i] = static_cast<float>(row[i]);
+      if (step == 0)
+        std::fill_n(to + done, n, widen(*row));
+      else if constexpr (std::is_same_v<T, float>)
+        std::memcpy(to + done, row, static_cast<size_t>(n) * sizeof(float));
+      else
+        for (int64_t i = 0; i < n; ++i) to[done + i] = widen(row[i]);
       done += n;
       column = 0;
       for (int i = rank - 2; i >= 0; --i) {
@@ -251,7 +370,8 @@ ElementwiseProgram ElementwiseProgram::parse(const Node& node) {
   ElementwiseProgram program;
   program.num_inputs_ = node.inputs.size();
   // First blocks as: inputs, numbers (from kMaxInputs on), values of steps (from there on).
-  constexpr int kFirstNumber = static_cast<int>(kMaxInputs), kFirstValue = kFirstNumber + 3 * static_cast<int>(kMaxSteps);
+  constexpr int kFirstNumber = static_cast<int>(kMaxInputs),
+                kFirstValue = kFirstNumber + 3 * static_cast<int>(kMaxSteps);
   std::vector<int> last_use(texts.size(), -1);
   for (size_t i = 0; i < texts.size(); ++i) {
     const std::vector<std::string_view> words = split_words(texts[i]);
@@ -309,8 +429,8 @@ size_t ElementwiseProgram::scratch_bytes(int num_threads) const {
   return static_cast<size_t>(num_threads) * blocks * static_cast<size_t>(kBlock) * sizeof(float);
 }
 
-void ElementwiseProgram::run(ThreadPool& pool, std::span<const Operand> inputs, const Shape& shape, float* out,
-                             void* scratch) const {
+void ElementwiseProgram::run(ThreadPool& pool, std::span<const Operand> inputs, const Shape& shape, void* out,
+                             ElementType out_type, void* scratch) const {
   const int64_t count = shape.count();
   if (count == 0) return;
   const Plan plan(shape, inputs);
@@ -323,9 +443,7 @@ void ElementwiseProgram::run(ThreadPool& pool, std::span<const Operand> inputs, 
     for (size_t i = 0; i < numbers_.size(); ++i) std::fill_n(memory + (num_inputs_ + i) * kBlock, kBlock, numbers_[i]);
     for (size_t k = 0; k < inputs.size(); ++k) {
       if (!plan.walks[k].is_number) continue;
-      const float number = inputs[k].is_bool ? static_cast<float>(*static_cast<const bool*>(inputs[k].data))
-                                             : *static_cast<const float*>(inputs[k].data);
-      std::fill_n(memory + k * kBlock, kBlock, number);
+      std::fill_n(memory + k * kBlock, kBlock, widen_at(inputs[k]));
     }
     for (int64_t at = begin; at < end; at += kBlock) {
       const int64_t n = std::min(kBlock, end - at);
@@ -333,14 +451,23 @@ void ElementwiseProgram::run(ThreadPool& pool, std::span<const Operand> inputs, 
         const Walk& walk = plan.walks[k];
         if (walk.is_number) continue;
         float* block = memory + k * kBlock;
-        if (inputs[k].is_bool) plan.spread(walk, static_cast<const bool*>(inputs[k].data), at, n, block);
-        else if (walk.is_full) blocks[k] = static_cast<const float*>(inputs[k].data) + at;
-        else plan.spread(walk, static_cast<const float*>(inputs[k].data), at, n, block);
+        if (inputs[k].type == ElementType::kBool)
+          plan.spread(walk, static_cast<const bool*>(inputs[k].data), at, n, block);
+        else if (inputs[k].type == ElementType::kBF16)
+          plan.spread(walk, static_cast<const BFloat16*>(inputs[k].data), at, n, block);
+        else if (walk.is_full)
+          blocks[k] = static_cast<const float*>(inputs[k].data) + at;
+        else
+          plan.spread(walk, static_cast<const float*>(inputs[k].data), at, n, block);
       }
       for (size_t i = 0; i < steps_.size(); ++i) {
         const Step& step = steps_[i];
-        float* to = i + 1 == steps_.size() ? out + at : memory + static_cast<size_t>(step.to) * kBlock;
+        float* to = memory + static_cast<size_t>(step.to) * kBlock;
+        if (i + 1 == steps_.size() && out_type == ElementType::kF32) to = static_cast<float*>(out) + at;
         step.function(to, blocks[step.operands[0]], blocks[step.operands[1]], blocks[step.operands[2]], n);
+      }
+      if (out_type == ElementType::kBF16) {
+        round_to_bf16(memory + static_cast<size_t>(steps_.back().to) * kBlock, n, static_cast<uint16_t*>(out) + at);
       }
     }
   });

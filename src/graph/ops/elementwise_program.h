@@ -28,17 +28,19 @@ class ElementwiseProgram {
   static constexpr int64_t kBlock = 1024;  // elements
 
   struct Operand {
-    const void* data = nullptr;  // f32, or bool
+    const void* data = nullptr;
     Shape shape;
-    bool is_bool = false;
+    ElementType type = ElementType::kF32;  // kF32, kBool or kBF16
   };
 
   // Throws Error for a program that is none.
   static ElementwiseProgram parse(const Node& node);
   // Bytes that run() needs as scratch, whatever the shapes are.
   size_t scratch_bytes(int num_threads) const;
-  // REQUIRES: as many inputs as the node has, of shapes that broadcast to `shape`; `scratch` aligned to 64.
-  void run(ThreadPool& pool, std::span<const Operand> inputs, const Shape& shape, float* out, void* scratch) const;
+  // `out` is of out_type, kF32 or kBF16 (rounded once, at the end). REQUIRES: as many inputs as the node has, of shapes
+  // that broadcast to `shape`; `scratch` aligned to 64.
+  void run(ThreadPool& pool, std::span<const Operand> inputs, const Shape& shape, void* out, ElementType out_type,
+           void* scratch) const;
 
   size_t num_inputs() const { return num_inputs_; }
   // How many numbers the operator of that name takes in a program; 0 if it cannot stand in one.

@@ -28,8 +28,8 @@ void infer_fused_matmul(InferContext& context) {
     context.fail("input {} is {} and has to be {}", i + 1, name(other), name(first));
   }
   if (!context.has_rank(kA) || !context.has_rank(kB)) return context.set_output(0, context.element(kA));
-  Dims dims = infer_product_dims(context, kA, layout_of(context.node(), "transA"), kB,
-                                 layout_of(context.node(), "transB"));
+  Dims dims =
+      infer_product_dims(context, kA, layout_of(context.node(), "transA"), kB, layout_of(context.node(), "transB"));
   if (context.has_rank(kBias)) {
     const Dims& bias = context.dims(kBias);
     const bool fits = bias.size() == 1 && (!bias[0].is_known() || bias[0].value() == 1 || dims.empty() ||
@@ -66,8 +66,7 @@ void run_fused_matmul(RunContext& context) {
                  to_string(y.shape()));
   }
   const float* z = context.has_input(kZ) ? context.data<float>(kZ) : nullptr;
-  const MatrixPairs pairs =
-      pair_matrices(a.shape(), layout_of(node, "transA"), b.shape(), layout_of(node, "transB"));
+  const MatrixPairs pairs = pair_matrices(a.shape(), layout_of(node, "transA"), b.shape(), layout_of(node, "transB"));
   float* data = y.data<float>();
   multiply_pairs<float>(context.pool(), pairs, a.data<float>(), b.data<float>(), data);
   const int64_t grain = std::max<int64_t>(1, kCostlyGrain / n);
@@ -89,17 +88,22 @@ void run_fused_matmul(RunContext& context) {
 }
 
 void infer_elementwise(InferContext& context) {
-  context.set_output(0, ElementType::kF32);
+  ElementType made = ElementType::kF32;  // or bf16, if anything that comes in is
+  for (int i = 0; i < context.num_inputs(); ++i) {
+    if (context.has_input(i) && context.element(i) == ElementType::kBF16) made = ElementType::kBF16;
+  }
+  context.set_output(0, made);
   Dims dims;
   for (int i = 0; i < context.num_inputs(); ++i) {
     if (!context.has_input(i)) context.fail("input {} is left out", i + 1);
     const ElementType element = context.element(i);
-    const bool fits = element == ElementType::kF32 || element == ElementType::kBool || element == ElementType::kUndefined;
-    if (!fits) context.fail("input {} is {}; float32 and bool are allowed", i + 1, name(element));
+    const bool fits = element == ElementType::kF32 || element == ElementType::kBF16 || element == ElementType::kBool ||
+                      element == ElementType::kUndefined;
+    if (!fits) context.fail("input {} is {}; float32, bfloat16 and bool are allowed", i + 1, name(element));
     if (!context.has_rank(i)) return;
     dims = broadcast(context, dims, context.dims(i));
   }
-  context.set_output(0, ElementType::kF32, std::move(dims));
+  context.set_output(0, made, std::move(dims));
 }
 
 void run_elementwise(RunContext& context) {
@@ -108,14 +112,12 @@ void run_elementwise(RunContext& context) {
   std::vector<ElementwiseProgram::Operand> inputs;
   for (int i = 0; i < context.num_inputs(); ++i) {
     const Tensor& input = context.input(i);
-    const bool is_bool = input.type() == ElementType::kBool;
-    if (!is_bool && input.type() != ElementType::kF32) context.fail_type(i);
-    inputs.push_back({input.raw(), input.shape(), is_bool});
+    inputs.push_back({input.raw(), input.shape(), input.type()});
   }
   Tensor& y = context.output(0);
   const auto bytes = static_cast<int64_t>(program->scratch_bytes(context.pool().num_threads()));
   Tensor scratch = context.make(ElementType::kU8, Shape{bytes});
-  program->run(context.pool(), inputs, y.shape(), y.data<float>(), scratch.raw());
+  program->run(context.pool(), inputs, y.shape(), y.raw(), y.type(), scratch.raw());
 }
 
 constexpr OpInfo kOps[] = {

@@ -82,8 +82,10 @@ bool AxisTrace::reshape(const Dims& to) {
 bool AxisTrace::select(size_t axis, int64_t index, bool keeps_axis) {
   if (selected_.atom >= 0 || axis >= axes_.size() || axes_[axis].size() != 1) return false;
   selected_ = {axes_[axis][0], index};
-  if (keeps_axis) axes_[axis].clear();
-  else axes_.erase(axes_.begin() + static_cast<std::ptrdiff_t>(axis));
+  if (keeps_axis)
+    axes_[axis].clear();
+  else
+    axes_.erase(axes_.begin() + static_cast<std::ptrdiff_t>(axis));
   return true;
 }
 

@@ -1,4 +1,4 @@
-// fuse-conv-activation: a convolution, the addition of another tensor of its output's shape and an activation become one
+// fuse-conv-activation: a convolution, the addition of a tensor of its output's shape and an activation become one
 // FusedConv (com.microsoft): y = activation(conv + bias + Z).
 //
 // In this order only: what is added after the activation stays. The shapes have to be the same whatever their symbols
@@ -19,9 +19,7 @@ Node* find_open_conv(const Rewriter& rewriter, ValueId id) {
   return node != nullptr && node->get_string("activation", "").empty() ? node : nullptr;
 }
 
-Node fused(const Node& conv) {
-  return make_node(kMicrosoft, "FusedConv", 1, conv, conv.inputs, conv.attributes);
-}
+Node fused(const Node& conv) { return make_node(kMicrosoft, "FusedConv", 1, conv, conv.inputs, conv.attributes); }
 
 bool add(Rewriter& rewriter, Node& node) {
   if (node.op_type != "Add" || node.opset < 7 || node.inputs.size() != 2) return false;

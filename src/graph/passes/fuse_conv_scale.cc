@@ -17,7 +17,8 @@ struct Affine {
   std::vector<double> scale, shift;
 };
 
-// A value for each of `channels` from a constant that broadcasts along [N, C, spatial...] of that rank, by channel only.
+// A value for each of `channels` from a constant that broadcasts along [N, C, spatial...] of that rank, by channel
+// only.
 std::optional<std::vector<double>> spread_channels(const Tensor& tensor, int64_t channels, int rank) {
   auto values = to_doubles(tensor);
   if (!values || tensor.type() != ElementType::kF32 || tensor.rank() > rank) return std::nullopt;

@@ -18,7 +18,7 @@ namespace sluice::graph::passes {
 namespace {
 
 using ops::ElementwiseProgram;
-constexpr size_t kMaxGroup = 24;   // nodes
+constexpr size_t kMaxGroup = 24;  // nodes
 constexpr size_t kMaxOperands = 12;
 
 bool is_constant_norm(const Rewriter& rewriter, const Node& node) {
@@ -57,11 +57,13 @@ bool can_join(const Rewriter& rewriter, const Node& node) {
            rewriter.constant(node.inputs[1])->rank() <= rewriter.rank(y) && (power == 2.0 || power == 0.5);
   }
   if (op == "Clip") return find_activation(rewriter, node).has_value();
-  const size_t num_operands = op == "Sum" || op == "Gelu" ? 1 : static_cast<size_t>(ElementwiseProgram::num_operands(op));
+  const size_t num_operands =
+      op == "Sum" || op == "Gelu" ? 1 : static_cast<size_t>(ElementwiseProgram::num_operands(op));
   if (num_operands == 0) return false;
   const bool takes_numbers = op == "LeakyRelu" || op == "Elu" || op == "Swish" || op == "HardSigmoid";
   const size_t num_inputs = takes_numbers || op == "Gelu" ? 1 : num_operands;
-  if (is_variadic(node) ? node.inputs.empty() || node.inputs.size() > 4 : node.inputs.size() != num_inputs) return false;
+  if (is_variadic(node) ? node.inputs.empty() || node.inputs.size() > 4 : node.inputs.size() != num_inputs)
+    return false;
   for (size_t i = 0; i < node.inputs.size(); ++i) {
     const ValueId id = node.inputs[i];
     const bool wants_bool = op == "Not" || op == "And" || op == "Or" || (op == "Where" && i == 0);

@@ -1,11 +1,13 @@
 // fuse-matmul: a product of matrices with what stands around it becomes one sluice.FusedMatMul,
 // y = activation(alpha * op(A) * op(B) + bias + Z).
 //
-// Around it: Transpose of the last two axes of an operand, factors that are constants, a bias of one value a column,
-// the addition of a tensor of the output's very shape, an activation. Gemm is a FusedMatMul where its C fits. A node
-// that is made grows while the pass walks on: each step replaces the last node of what is fused so far. A product alone
-// stays MatMul. Operands are read from before a Transpose even where that has other readers; everything else that is
-// fused has no other reader.
+// Around it: Transpose of the last two axes of an operand, factors that are constants, a factor or a bias of one value
+// a column (as a BatchNormalization of rows is both; factors go into constant weights), the addition of a tensor of the
+// output's very shape, an activation. Gemm is a FusedMatMul where its C fits. A node that is made grows while the pass
+// walks on: each step replaces the last node of what is fused so far. A product alone stays MatMul. Operands are read
+// from before a Transpose even where that has other readers; everything else that is fused has no other reader.
+#include <cmath>
+
 #include "graph/passes/match.h"
 
 namespace sluice::graph::passes {
@@ -34,8 +36,10 @@ std::optional<Node> find_open_product(const Rewriter& rewriter, ValueId id) {
 }
 
 void set_number(Node& node, const char* name, double value, double otherwise) {
-  if (value == otherwise) node.attributes.erase(name);
-  else node.attributes[name] = make_float(static_cast<float>(value));
+  if (value == otherwise)
+    node.attributes.erase(name);
+  else
+    node.attributes[name] = make_float(static_cast<float>(value));
 }
 
 bool swaps_last_two(const Node& node, int rank) {
@@ -59,8 +63,10 @@ bool take_operands(Rewriter& rewriter, Node& node) {
     if (const Node* transpose = rewriter.made_by(id, "Transpose");
         transpose != nullptr && rewriter.has_rank(id) && swaps_last_two(*transpose, rewriter.rank(id))) {
       product->inputs[i] = transpose->inputs[0];
-      if (product->get_int(flag, 0) != 0) product->attributes.erase(flag);
-      else product->attributes[flag] = make_int(1);
+      if (product->get_int(flag, 0) != 0)
+        product->attributes.erase(flag);
+      else
+        product->attributes[flag] = make_int(1);
       has_changed = true;
       continue;
     }
@@ -115,8 +121,7 @@ bool add_tensor(Rewriter& rewriter, Node& node) {
     products[i] = find_open_product(rewriter, terms[i]);
     if (products[i] && has(*products[i], kZ)) products[i].reset();
   }
-  const bool takes_second =
-      products[1] && (!products[0] || rewriter.producer(terms[0]) < rewriter.producer(terms[1]));
+  const bool takes_second = products[1] && (!products[0] || rewriter.producer(terms[0]) < rewriter.producer(terms[1]));
   const size_t i = takes_second ? 1 : 0;
   if (!products[i] || !rewriter.is_f32(terms[1 - i]) || rewriter.constant(terms[1 - i]) != nullptr) return false;
   products[i]->inputs.resize(kNumInputs, kNoValue);
@@ -150,6 +155,80 @@ bool scale(Rewriter& rewriter, Node& node) {
     product->inputs[kBias] = rewriter.add_constant(std::move(made), name + "/scaled");
   }
   set_number(*product, "alpha", product->get_float("alpha", 1) * number, 1);
+  rewriter.replace(node, std::move(*product));
+  return true;
+}
+
+// What each column is multiplied by and what is added, of a Mul or Div by a constant row or a BatchNormalization.
+struct Columns {
+  size_t input;  // which of the node's is the product
+  std::vector<double> scale, shift;
+};
+std::optional<Columns> read_columns(const Rewriter& rewriter, const Node& node) {
+  if (node.op_type == "BatchNormalization") {
+    if (node.inputs.size() != 5 || node.outputs.size() != 1 || node.opset < 7) return std::nullopt;
+    if (node.get_int("training_mode", 0) != 0 || !rewriter.has_rank(node.inputs[0])) return std::nullopt;
+    if (rewriter.rank(node.inputs[0]) != 2) return std::nullopt;  // its channels are axis 1
+    std::vector<double> numbers[4];
+    for (size_t i = 0; i < 4; ++i) {
+      const Tensor* tensor = rewriter.f32_constant(node.inputs[i + 1]);
+      if (tensor == nullptr) return std::nullopt;
+      numbers[i] = *to_doubles(*tensor);
+      if (numbers[i].size() != numbers[0].size()) return std::nullopt;
+    }
+    Columns columns{0, {}, {}};
+    for (size_t c = 0; c < numbers[0].size(); ++c) {
+      columns.scale.push_back(numbers[0][c] / std::sqrt(numbers[3][c] + node.get_float("epsilon", 1e-5f)));
+      columns.shift.push_back(numbers[1][c] - columns.scale[c] * numbers[2][c]);
+    }
+    return columns;
+  }
+  if ((node.op_type != "Mul" && node.op_type != "Div") || node.opset < 7 || node.inputs.size() != 2)
+    return std::nullopt;
+  const bool is_division = node.op_type == "Div";
+  for (const size_t i : {size_t{1}, size_t{0}}) {
+    const Tensor* tensor = rewriter.f32_constant(node.inputs[i]);
+    if (tensor == nullptr || tensor->rank() != 1 || (is_division && i == 0)) continue;
+    Columns columns{1 - i, *to_doubles(*tensor), std::vector<double>(static_cast<size_t>(tensor->count()), 0)};
+    for (double& by : columns.scale) by = is_division ? 1 / by : by;
+    return columns;
+  }
+  return std::nullopt;
+}
+
+bool scale_columns(Rewriter& rewriter, Node& node) {
+  const std::optional<Columns> columns = read_columns(rewriter, node);
+  if (!columns) return false;
+  for (const double by : columns->scale) {
+    if (!std::isfinite(by)) return false;
+  }
+  std::optional<Node> product = find_open_product(rewriter, node.inputs[columns->input]);
+  if (!product || has(*product, kZ)) return false;
+  const Tensor* weights = rewriter.f32_constant(product->inputs[kB]);
+  const Tensor* bias = has(*product, kBias) ? rewriter.f32_constant(product->inputs[kBias]) : nullptr;
+  const auto count = static_cast<int64_t>(columns->scale.size());
+  const bool is_transposed = product->get_int("transB", 0) != 0;
+  if (weights == nullptr || weights->rank() != 2 || weights->dim(is_transposed ? 0 : 1) != count) return false;
+  if (has(*product, kBias) && (bias == nullptr || (bias->count() != count && bias->count() != 1))) return false;
+  if (!rewriter.has_one_use(product->inputs[kB]) && !rewriter.take_bytes(weights->bytes())) return false;
+  Tensor scaled = weights->copy(), shift(ElementType::kF32, Shape{count});
+  const int64_t row = scaled.dim(1);
+  for (int64_t i = 0; i < scaled.count(); ++i) {
+    const auto column = static_cast<size_t>(is_transposed ? i / row : i % row);
+    scaled.data<float>()[i] = static_cast<float>(scaled.data<float>()[i] * columns->scale[column]);
+  }
+  for (int64_t j = 0; j < count; ++j) {
+    const auto at = static_cast<size_t>(j);
+    const double old = bias == nullptr ? 0 : bias->data<float>()[bias->count() == 1 ? 0 : j];
+    shift.data<float>()[j] = static_cast<float>(old * columns->scale[at] + columns->shift[at]);
+  }
+  const std::string name = rewriter.graph().value(product->inputs[kB]).name;
+  const bool has_shift = bias != nullptr || node.op_type == "BatchNormalization";
+  product->inputs[kB] = rewriter.add_constant(std::move(scaled), name + "/scaled");
+  if (has_shift) {
+    product->inputs.resize(std::max<size_t>(product->inputs.size(), kBias + 1), kNoValue);
+    product->inputs[kBias] = rewriter.add_constant(std::move(shift), name + "/shift");
+  }
   rewriter.replace(node, std::move(*product));
   return true;
 }
@@ -213,7 +292,7 @@ bool fuse_matmul(Graph& graph, PassState& state) {
       continue;
     }
     if (take_operands(rewriter, node) || !is_standard) continue;
-    if (!add(rewriter, node) && !scale(rewriter, node)) activate(rewriter, node);
+    if (!add(rewriter, node) && !scale(rewriter, node) && !scale_columns(rewriter, node)) activate(rewriter, node);
   }
   return rewriter.finish();
 }

@@ -75,8 +75,8 @@ bool is_never_negative(const Rewriter& rewriter, ValueId id) {
 }
 
 bool takes(const Rewriter& rewriter, const Node& node, const Node& pad, const Padding& padding, bool has_own) {
-  const bool is_conv = (node.domain.empty() && node.op_type == "Conv") ||
-                       (node.domain == kMicrosoft && node.op_type == "FusedConv");
+  const bool is_conv =
+      (node.domain.empty() && node.op_type == "Conv") || (node.domain == kMicrosoft && node.op_type == "FusedConv");
   if (is_conv) return padding.value == 0;
   if (!node.domain.empty() || node.get_int("ceil_mode", 0) != 0 || node.outputs.size() != 1) return false;
   if (node.op_type == "AveragePool") {

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "base/check.h"
-#include "graph/float_types.h"
 
 namespace sluice::graph::passes {
 
@@ -60,16 +59,40 @@ Node make_node(std::string_view domain, std::string_view op_type, int opset, con
 }
 
 bool Rewriter::is_whole(const Node& node) {
-  static const std::unordered_map<std::string_view, size_t> kNeeded = {
-      {"Add", 2},   {"Sub", 2},  {"Mul", 2},      {"Div", 2},           {"Pow", 2},
-      {"Where", 3}, {"Conv", 2}, {"MatMul", 2},   {"ConvTranspose", 2}, {"LayerNormalization", 2},
-      {"Gemm", 2},  {"PRelu", 2}, {"Expand", 2},  {"FusedMatMul", 2},   {"RMSNormalization", 2},
-      {"And", 2},   {"Or", 2},   {"FusedConv", 2}, {"Gather", 2},       {"BatchNormalization", 5},
-      {"Equal", 2}, {"Less", 2}, {"Greater", 2},  {"LessOrEqual", 2},   {"GreaterOrEqual", 2},
-      {"Tile", 2},  {"QuantizeLinear", 2},        {"DequantizeLinear", 2},    {"Attention", 3}};
+  static const std::unordered_map<std::string_view, size_t> kNeeded = {{"Add", 2},
+                                                                       {"Sub", 2},
+                                                                       {"Mul", 2},
+                                                                       {"Div", 2},
+                                                                       {"Pow", 2},
+                                                                       {"Where", 3},
+                                                                       {"Conv", 2},
+                                                                       {"MatMul", 2},
+                                                                       {"ConvTranspose", 2},
+                                                                       {"LayerNormalization", 2},
+                                                                       {"Gemm", 2},
+                                                                       {"PRelu", 2},
+                                                                       {"Expand", 2},
+                                                                       {"FusedMatMul", 2},
+                                                                       {"RMSNormalization", 2},
+                                                                       {"And", 2},
+                                                                       {"Or", 2},
+                                                                       {"FusedConv", 2},
+                                                                       {"Gather", 2},
+                                                                       {"BatchNormalization", 5},
+                                                                       {"Equal", 2},
+                                                                       {"Less", 2},
+                                                                       {"Greater", 2},
+                                                                       {"LessOrEqual", 2},
+                                                                       {"GreaterOrEqual", 2},
+                                                                       {"Tile", 2},
+                                                                       {"QuantizeLinear", 2},
+                                                                       {"DequantizeLinear", 2},
+                                                                       {"Attention", 3}};
   size_t needed = 1;
-  if (const auto found = kNeeded.find(node.op_type); found != kNeeded.end()) needed = found->second;
-  else if (node.op_type == "Reshape") needed = node.opset >= 5 ? 2 : 1;
+  if (const auto found = kNeeded.find(node.op_type); found != kNeeded.end())
+    needed = found->second;
+  else if (node.op_type == "Reshape")
+    needed = node.opset >= 5 ? 2 : 1;
   if (node.inputs.size() < needed || node.outputs.empty() || node.outputs[0] == kNoValue) return false;
   return std::none_of(node.inputs.begin(), node.inputs.begin() + static_cast<std::ptrdiff_t>(needed),
                       [](ValueId id) { return id == kNoValue; });
@@ -130,11 +153,16 @@ std::optional<std::vector<double>> to_doubles(const Tensor& tensor) {
     return values;
   };
   switch (tensor.type()) {
-    case ElementType::kF32: return copy(float{});
-    case ElementType::kF64: return copy(double{});
-    case ElementType::kI32: return copy(int32_t{});
-    case ElementType::kI64: return copy(int64_t{});
-    default: return std::nullopt;
+    case ElementType::kF32:
+      return copy(float{});
+    case ElementType::kF64:
+      return copy(double{});
+    case ElementType::kI32:
+      return copy(int32_t{});
+    case ElementType::kI64:
+      return copy(int64_t{});
+    default:
+      return std::nullopt;
   }
 }
 

@@ -108,7 +108,6 @@ class Rewriter {
   bool finish();
 
  private:
-
   static bool is_whole(const Node& node);
   ValueId grow(ValueId id);
   void add_uses(const Node& node, Node* as);

@@ -83,15 +83,19 @@ bool is_in(const std::string& op, std::initializer_list<const char*> names) {
 
 // By the element of one tensor; other inputs are numbers.
 bool is_unary(const std::string& op) {
-  return is_in(op, {"Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Mish",
-                    "Gelu", "Tanh", "Softplus", "Softsign", "ThresholdedRelu", "Shrink", "Clip", "Cast", "Identity",
-                    "Abs", "Neg", "Sign", "Ceil", "Floor", "Round", "Sqrt", "Reciprocal", "Exp", "Log", "Erf", "Sin",
-                    "Cos", "Not", "IsNaN", "IsInf"});
+  return is_in(op, {"Relu",    "LeakyRelu",   "Elu",       "Selu",     "Celu",
+                    "Sigmoid", "HardSigmoid", "HardSwish", "Swish",    "Mish",
+                    "Gelu",    "Tanh",        "Softplus",  "Softsign", "ThresholdedRelu",
+                    "Shrink",  "Clip",        "Cast",      "Identity", "Abs",
+                    "Neg",     "Sign",        "Ceil",      "Floor",    "Round",
+                    "Sqrt",    "Reciprocal",  "Exp",       "Log",      "Erf",
+                    "Sin",     "Cos",         "Not",       "IsNaN",    "IsInf"});
 }
 // By the element of several that broadcast.
 bool is_broadcasting(const std::string& op) {
-  return is_in(op, {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sum", "Mean", "Where", "PRelu", "Equal", "Less",
-                    "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor", "Mod"});
+  return is_in(op, {"Add",  "Sub",   "Mul",   "Div",   "Pow",  "Min",         "Max",     "Sum",
+                    "Mean", "Where", "PRelu", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual",
+                    "And",  "Or",    "Xor",   "Mod"});
 }
 bool is_reduction(const std::string& op) {
   return is_in(op, {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
@@ -318,16 +322,20 @@ class Region {
   void apply() {
     before_[transpose_.outputs[0]] = transpose_.inputs[0];
     for (Node* node : nodes_) {  // in the order of the graph: by address, for they lie in one row
-      if (order_of(rewriter_, *node) && before_.contains(node->inputs[0])) move_transpose(*node);
-      else move(*node);
+      if (order_of(rewriter_, *node) && before_.contains(node->inputs[0]))
+        move_transpose(*node);
+      else
+        move(*node);
     }
   }
 
   void move_transpose(Node& node) {
     const Order order = compose(*order_of(rewriter_, node));
     const ValueId from = before_.at(node.inputs[0]);
-    if (is_identity(order)) rewriter_.substitute(node.outputs[0], from);
-    else rewriter_.replace(node, make_node("", "Transpose", 13, node, {from}, {{"perm", make_ints(order)}}));
+    if (is_identity(order))
+      rewriter_.substitute(node.outputs[0], from);
+    else
+      rewriter_.replace(node, make_node("", "Transpose", 13, node, {from}, {{"perm", make_ints(order)}}));
   }
 
   void move(Node& node) {
@@ -391,7 +399,7 @@ class Region {
   std::map<const Node*, bool> leaves_;
   std::map<ValueId, ValueId> before_;
   int64_t bytes_ = 0;  // of constants in another order
-  int gain_ = 0;  // transpositions that go at the border less those that come at inputs
+  int gain_ = 0;       // transpositions that go at the border less those that come at inputs
 };
 
 bool merge(Rewriter& rewriter, Node& node, const Order& order) {
@@ -400,8 +408,10 @@ bool merge(Rewriter& rewriter, Node& node, const Order& order) {
   if (!first) return false;
   Order both;
   for (const int64_t axis : order) both.push_back((*first)[static_cast<size_t>(axis)]);
-  if (is_identity(both)) rewriter.substitute(node.outputs[0], before->inputs[0]);
-  else rewriter.replace(node, make_node("", "Transpose", 13, node, {before->inputs[0]}, {{"perm", make_ints(both)}}));
+  if (is_identity(both))
+    rewriter.substitute(node.outputs[0], before->inputs[0]);
+  else
+    rewriter.replace(node, make_node("", "Transpose", 13, node, {before->inputs[0]}, {{"perm", make_ints(both)}}));
   return true;
 }
 

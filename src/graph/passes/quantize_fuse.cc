@@ -205,7 +205,8 @@ class Fusion {
                         rewriter_.known_dim(product->outputs[0], 1) == parameters[i]->count();
       if (!fits) return false;
     }
-    const Tensor &scales = *parameters[0], &biases = *parameters[1], &means = *parameters[2], &variances = *parameters[3];
+    const Tensor &scales = *parameters[0], &biases = *parameters[1], &means = *parameters[2],
+                 &variances = *parameters[3];
     const float epsilon = node.get_float("epsilon", 1e-5f);
     Tensor factors(ElementType::kF32, scales.shape()), shifts(ElementType::kF32, scales.shape());
     for (int64_t i = 0; i < scales.count(); ++i) {

@@ -61,8 +61,9 @@ class Integers {
     Quantised operand{.integers = input(node, integers), .zero = input(node, zero)};
     if (operand.integers == kNoValue) return std::nullopt;
     operand.type = rewriter_.type(operand.integers).element;
-    const bool fits = is_byte(operand.type) &&
-                      (is_single(operand.zero) || (rewriter_.has_rank(operand.zero) && rewriter_.rank(operand.zero) == 1));
+    const bool fits =
+        is_byte(operand.type) &&
+        (is_single(operand.zero) || (rewriter_.has_rank(operand.zero) && rewriter_.rank(operand.zero) == 1));
     return fits ? std::optional(operand) : std::nullopt;
   }
 

@@ -3,8 +3,9 @@
 // DequantizeLinear goes below nodes that move elements or pick them (Reshape, Transpose, MaxPool, Concat of equal
 // scales, ...): they commute with a function of each element that is monotone. QuantizeLinear goes above such nodes
 // towards the node that computes, if nobody else wants the floats, so that fuse-qdq finds it there; and it passes Relu
-// and Clip whose bounds its own range has anyhow; those between the two are done on the integers. Where the two meet with the same parameters both go away, with
-// other parameters one table of 256 entries does it (a LeakyRelu of slope 1). Everything here is exact.
+// and Clip whose bounds its own range has anyhow; those between the two are done on the integers. Where the two meet
+// with the same parameters both go away, with other parameters one table of 256 entries does it (a LeakyRelu of slope
+// 1). Everything here is exact, but for bounds between two scales.
 #include <algorithm>
 #include <cmath>
 #include <string_view>
@@ -92,7 +93,7 @@ class Movement {
   }
 
   void lower_through(Node& node) {
-    if (!moves_elements(rewriter_, node)) return;
+    if (node.inputs.empty() || node.outputs.empty() || !moves_elements(rewriter_, node)) return;
     const std::optional<Quantised> from = find_quantised(rewriter_, node.inputs[0]);
     if (!from || (node.op_type == "MaxPool" && !is_positive_scale(rewriter_, from->scale))) return;
     Quantised to = *from;
@@ -166,7 +167,8 @@ class Movement {
     for (;;) {
       const Node* mover = rewriter_.producer(real);
       if (mover == nullptr || !rewriter_.has_one_use(real) || mover->outputs.size() != 1) break;
-      if (movers.empty() && mover->domain.empty() && mover->op_type == "Concat") return lift_over_concat(node, *mover, to);
+      if (movers.empty() && mover->domain.empty() && mover->op_type == "Concat")
+        return lift_over_concat(node, *mover, to);
       if (!is_one_of(*mover, kLifters) || !moves_elements(rewriter_, *mover)) break;
       // A graph's input or a constant gains nothing.
       if (rewriter_.producer(mover->inputs[0]) == nullptr || !rewriter_.has_one_use(mover->inputs[0])) break;

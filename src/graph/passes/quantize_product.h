@@ -21,14 +21,7 @@ inline void set_product_input(Node& node, ProductInput input, ValueId id) {
   if (node.inputs.size() <= input) node.inputs.resize(input + 1, kNoValue);
   node.inputs[input] = id;
 }
-// x has one scale, w one or one for each output channel.
-inline void set_operands(Rewriter& rewriter, Node& node, const Quantised& x, const Quantised& w) {
-  set_product_input(node, kProductX, x.integers);
-  set_product_input(node, kProductXScale, x.scale);
-  set_product_input(node, kProductXZero, get_zero(rewriter, x));
-  set_product_input(node, kProductW, w.integers);
-  set_product_input(node, kProductWScale, w.scale);
-  set_product_input(node, kProductWZero, get_zero(rewriter, w));
-}
+// x has one scale, w one or one for each output channel. Constant weights of uint8 become int8, zero point and all.
+void set_operands(Rewriter& rewriter, Node& node, const Quantised& x, const Quantised& w);
 
 }  // namespace sluice::graph::passes

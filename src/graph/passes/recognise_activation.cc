@@ -13,8 +13,10 @@
 // Exporters write the factors in every order and grouping, so a product is taken apart first: into one number and a
 // list of values. What a function is applied to is compared as a polynomial in x, of degree 3 at most, in which it does
 // not matter how the terms were written. Coefficients may be off by a thousandth, for they are rounded decimals.
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "graph/passes/match.h"
 
@@ -218,14 +220,22 @@ std::optional<Node> find_clip(Rewriter& rewriter, Node& node) {
     if (n.op_type == "Relu") return Rewriter::WithScalar{n.inputs[0], 0, true};
     return n.op_type == "Max" || n.op_type == "Min" ? rewriter.with_scalar(n) : std::nullopt;
   };
-  if (node.op_type == "Clip") {  // of what a Relu has cut already
-    const Node* relu = rewriter.only_made_by(node.inputs[0], "Relu");
-    const auto bounds = relu == nullptr ? std::nullopt : find_activation(rewriter, node);
-    if (!bounds || bounds->parameters[0] > 0 || !(bounds->parameters[1] >= 0)) return std::nullopt;
+  if (node.op_type == "Clip") {  // of what has been cut already, where the two leave something
+    const Node* first = rewriter.only_made_by(node.inputs[0], "Relu");
+    if (first == nullptr) first = rewriter.only_made_by(node.inputs[0], "Clip");
+    const auto outside = first == nullptr ? std::nullopt : find_activation(rewriter, node);
+    const auto inside = outside ? find_activation(rewriter, *first) : std::nullopt;
+    if (!inside) return std::nullopt;
+    const bool is_relu = inside->parameters.empty();
+    const float bounds[2] = {is_relu ? 0 : inside->parameters[0],
+                             is_relu ? std::numeric_limits<float>::max() : inside->parameters[1]};
+    const float lowest = std::max(bounds[0], outside->parameters[0]);
+    const float highest = std::min(bounds[1], outside->parameters[1]);
+    if (!(lowest <= highest)) return std::nullopt;
     const std::string clip = rewriter.graph().value(node.outputs[0]).name;
-    const ValueId low = rewriter.add_constant(Tensor::scalar<float>(0), clip + "/min");
-    const ValueId high = rewriter.add_constant(Tensor::scalar<float>(bounds->parameters[1]), clip + "/max");
-    return make_node("", "Clip", 13, node, {relu->inputs[0], low, high});
+    const ValueId low = rewriter.add_constant(Tensor::scalar<float>(lowest), clip + "/min");
+    const ValueId high = rewriter.add_constant(Tensor::scalar<float>(highest), clip + "/max");
+    return make_node("", "Clip", 13, node, {first->inputs[0], low, high});
   }
   const auto outer = split(node);
   const Node* before = outer && rewriter.has_one_use(outer->value) ? rewriter.producer(outer->value) : nullptr;
@@ -254,8 +264,7 @@ std::optional<Node> find_other(Rewriter& rewriter, Node& node) {
   if (op == "PRelu") {
     const std::optional<double> slope = rewriter.scalar(node.inputs[1]);
     if (!slope) return std::nullopt;
-    return make_node("", "LeakyRelu", 16, node, {node.inputs[0]},
-                     {{"alpha", make_float(static_cast<float>(*slope))}});
+    return make_node("", "LeakyRelu", 16, node, {node.inputs[0]}, {{"alpha", make_float(static_cast<float>(*slope))}});
   }
   if (op == "Min" || op == "Max" || op == "Relu" || op == "Clip") return find_clip(rewriter, node);
   return std::nullopt;

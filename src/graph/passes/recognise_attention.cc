@@ -78,8 +78,8 @@ std::optional<Scores> read_scores(const Rewriter& rewriter, ValueId id, int dept
     const ValueId from = node->inputs[0];
     auto scores = read_scores(rewriter, from, depth - 1);
     if (!scores || rewriter.rank(id) + rewriter.rank(from) != 7) return std::nullopt;
-    const Dims &three = rewriter.dims(rewriter.rank(id) == 3 ? id : from);
-    const Dims &four = rewriter.dims(rewriter.rank(id) == 3 ? from : id);
+    const Dims& three = rewriter.dims(rewriter.rank(id) == 3 ? id : from);
+    const Dims& four = rewriter.dims(rewriter.rank(id) == 3 ? from : id);
     const bool fits = three[1] == four[2] && three[2] == four[3] && three[0] == four[0] * four[1];
     const bool is_first = !scores->parted && scores->masks.empty() && scores->condition == kNoValue;
     if (!fits || (rewriter.rank(id) == 4 && !is_first)) return std::nullopt;
@@ -190,7 +190,11 @@ std::optional<Packed> read_base(const AxisTrace& trace, ValueId value, const Rol
   const Dim count = trace.size_of(*heads), width = trace.size_of(size);
   auto is_sane = [](const Dim& dim) { return dim.is_known() && dim.value() >= 1 && dim.value() <= kMaxHeadSize; };
   if (!is_sane(count) || !is_sane(width)) return std::nullopt;
-  return Packed{.value = value, .form = form, .heads = count.value(), .size = width.value(), .scale = 1,
+  return Packed{.value = value,
+                .form = form,
+                .heads = count.value(),
+                .size = width.value(),
+                .scale = 1,
                 .part = selected >= 0 ? trace.selected().index : -1};
 }
 
@@ -256,10 +260,14 @@ std::optional<Packed> find_packed(const Rewriter& rewriter, ValueId operand, con
       scale *= steps[i].scale;
       const ValueId to = i == 0 ? operand : steps[i - 1].from;
       const auto& selection = steps[i].selection;
-      if (steps[i].node == nullptr) fits = rewriter.has_same_dims(steps[i].from, to);
-      else if (selection) fits = trace.select(selection->axis, selection->index, selection->keeps_axis);
-      else if (steps[i].node->op_type == "Transpose") fits = trace.transpose(steps[i].node->get_ints("perm"));
-      else fits = trace.reshape(rewriter.dims(to));
+      if (steps[i].node == nullptr)
+        fits = rewriter.has_same_dims(steps[i].from, to);
+      else if (selection)
+        fits = trace.select(selection->axis, selection->index, selection->keeps_axis);
+      else if (steps[i].node->op_type == "Transpose")
+        fits = trace.transpose(steps[i].node->get_ints("perm"));
+      else
+        fits = trace.reshape(rewriter.dims(to));
     }
     if (!fits) continue;
     found = read_base(trace, base, roles);
@@ -288,11 +296,13 @@ class AttentionMatch {
     const Roles columns{.batch = 0, .length = last, .size = last - 1, .heads = heads};
     const auto pq = find_packed(rewriter_, q, rows), pk = find_packed(rewriter_, k, columns),
                pv = find_packed(rewriter_, v_, rows);
-    const bool is_packed = pq && pk && pv && pq->heads == pk->heads && pq->heads == pv->heads &&
-                           pq->size == pk->size && pv->scale == 1;
+    const bool is_packed =
+        pq && pk && pv && pq->heads == pk->heads && pq->heads == pv->heads && pq->size == pk->size && pv->scale == 1;
     const std::optional<ValueId> mask = is_packed ? find_mask(pq->heads) : std::nullopt;
-    if (mask) take_packed(*pq, *pk, *pv, *mask);
-    else return take_as_is();
+    if (mask)
+      take_packed(*pq, *pk, *pv, *mask);
+    else
+      return take_as_is();
     return true;
   }
 
@@ -339,8 +349,8 @@ class AttentionMatch {
       const bool fits = dims[1] == Dim(heads) && dims[2] == to[1] && dims[3] == to[2];
       if (!fits) return kNoValue;
       const Node* expand = rewriter_.made_by(from, "Expand");  // which broadcasting does anyway
-      const bool was_four = expand != nullptr && rewriter_.has_rank(expand->inputs[0]) &&
-                            rewriter_.rank(expand->inputs[0]) == 4;
+      const bool was_four =
+          expand != nullptr && rewriter_.has_rank(expand->inputs[0]) && rewriter_.rank(expand->inputs[0]) == 4;
       return was_four ? expand->inputs[0] : from;
     }
     const bool maps = node->op_type == "Where" || node->op_type == "Mul" || node->op_type == "Sub" ||
@@ -372,8 +382,10 @@ class AttentionMatch {
                     ValueType::tensor(ElementType::kF32, rewriter_.dims(scores_.condition)), "/hidden");
     }
     for (const ValueId id : scores_.masks) {
-      if (mask == kNoValue) mask = id;
-      else mask = insert(make_node("", "Add", 14, root_, {mask, id}), ValueType::tensor(ElementType::kF32), "/mask");
+      if (mask == kNoValue)
+        mask = id;
+      else
+        mask = insert(make_node("", "Add", 14, root_, {mask, id}), ValueType::tensor(ElementType::kF32), "/mask");
     }
     return mask;
   }
@@ -381,8 +393,7 @@ class AttentionMatch {
   Node make_attention(ValueId q, ValueId k, ValueId v, ValueId mask, double scale) {
     std::vector<ValueId> inputs = {q, k, v};
     if (mask != kNoValue) inputs.push_back(mask);
-    return make_node("", "Attention", 23, root_, std::move(inputs),
-                     {{"scale", make_float(static_cast<float>(scale))}});
+    return make_node("", "Attention", 23, root_, std::move(inputs), {{"scale", make_float(static_cast<float>(scale))}});
   }
 
   ValueId unpack(const Packed& from, const char* suffix) {
@@ -412,16 +423,17 @@ class AttentionMatch {
     const ValueId y = insert(std::move(made),
                              ValueType::tensor(ElementType::kF32, {rows[0], rows[1], v.heads * v.size}), "/attention");
     if (rank_ == 4) {  // [B, S, HD] -> [B, S, H, D] -> [B, H, S, D]
-      const ValueId parted = insert(make_reshape(y, {0, 0, v.heads, v.size}, "/shape"),
-                                    ValueType::tensor(ElementType::kF32, {rows[0], rows[1], v.heads, v.size}), "/parted");
+      const ValueId parted =
+          insert(make_reshape(y, {0, 0, v.heads, v.size}, "/shape"),
+                 ValueType::tensor(ElementType::kF32, {rows[0], rows[1], v.heads, v.size}), "/parted");
       rewriter_.replace(root_, make_node("", "Transpose", 13, root_, {parted}, {{"perm", make_ints({0, 2, 1, 3})}}));
       return;
     }
     // [B, S, HD] -> [S, B, HD] -> [S, BH, D] -> [BH, S, D]
     const ValueId swapped = insert_transpose(y, {1, 0, 2}, "/swapped");
-    const ValueId parted = insert(make_reshape(swapped, {0, -1, v.size}, "/shape"),
-                                  ValueType::tensor(ElementType::kF32, {rows[1], rows[0] * Dim(v.heads), v.size}),
-                                  "/parted");
+    const ValueId parted =
+        insert(make_reshape(swapped, {0, -1, v.size}, "/shape"),
+               ValueType::tensor(ElementType::kF32, {rows[1], rows[0] * Dim(v.heads), v.size}), "/parted");
     rewriter_.replace(root_, make_node("", "Transpose", 13, root_, {parted}, {{"perm", make_ints({1, 0, 2})}}));
   }
 
@@ -433,8 +445,8 @@ class AttentionMatch {
     const Node* expand = merge == nullptr ? nullptr : rewriter_.made_by(merge->inputs[0], "Expand");
     if (expand == nullptr || !rewriter_.has_rank(merge->inputs[0])) return kNoValue;
     const Node* part = rewriter_.producer(expand->inputs[0]);
-    const bool is_view = part != nullptr && part->domain.empty() &&
-                         (part->op_type == "Unsqueeze" || part->op_type == "Reshape");
+    const bool is_view =
+        part != nullptr && part->domain.empty() && (part->op_type == "Unsqueeze" || part->op_type == "Reshape");
     if (!is_view || !rewriter_.has_rank(part->inputs[0]) || !rewriter_.has_rank(expand->inputs[0])) return kNoValue;
     const Dims &few = rewriter_.dims(part->inputs[0]), &one = rewriter_.dims(expand->inputs[0]),
                &many = rewriter_.dims(merge->inputs[0]), &all = rewriter_.dims(id);

@@ -133,10 +133,10 @@ bool make_norm(Rewriter& rewriter, Node& node, ValueId x, const Root& root, bool
   if (!sizes) return false;
   const std::string name = rewriter.graph().value(node.outputs[0]).name + "/scale";
   const ValueId scale = rewriter.add_constant(ones(*sizes), name);
-  rewriter.replace(node, make_node("", is_centred ? "LayerNormalization" : "RMSNormalization", is_centred ? 17 : 23,
-                                   node, {x, scale},
-                                   {{"axis", make_int(root.axis - rewriter.rank(x))},
-                                    {"epsilon", make_float(root.epsilon)}}));
+  rewriter.replace(
+      node,
+      make_node("", is_centred ? "LayerNormalization" : "RMSNormalization", is_centred ? 17 : 23, node, {x, scale},
+                {{"axis", make_int(root.axis - rewriter.rank(x))}, {"epsilon", make_float(root.epsilon)}}));
   return true;
 }
 
@@ -188,11 +188,11 @@ bool recognise_reordered(Rewriter& rewriter, Node& node) {
       const auto spread = inverse == factor ? std::optional(ones(*sizes)) : fit(scale, *sizes);
       if (!bias || !spread) continue;
       const std::string name = rewriter.graph().value(node.outputs[0]).name;
-      rewriter.replace(node, make_node("", "LayerNormalization", 17, node,
-                                       {x, rewriter.add_constant(*spread, name + "/scale"),
-                                        rewriter.add_constant(*bias, name + "/bias")},
-                                       {{"axis", make_int(root->axis - rewriter.rank(x))},
-                                        {"epsilon", make_float(root->epsilon)}}));
+      rewriter.replace(
+          node,
+          make_node("", "LayerNormalization", 17, node,
+                    {x, rewriter.add_constant(*spread, name + "/scale"), rewriter.add_constant(*bias, name + "/bias")},
+                    {{"axis", make_int(root->axis - rewriter.rank(x))}, {"epsilon", make_float(root->epsilon)}}));
       return true;
     }
   }
@@ -208,8 +208,8 @@ bool take_parameter(Rewriter& rewriter, Node& node) {
     if (norm == nullptr && is_scale) norm = rewriter.only_made_by(node.inputs[i], "RMSNormalization");
     if (norm == nullptr || norm->inputs.size() < 2 || !rewriter.has_rank(norm->inputs[0])) continue;
     const bool has_bias = norm->inputs.size() > 2 && norm->inputs[2] != kNoValue;
-    const bool has_statistics = std::any_of(norm->outputs.begin() + 1, norm->outputs.end(),
-                                            [](ValueId id) { return id != kNoValue; });
+    const bool has_statistics =
+        std::any_of(norm->outputs.begin() + 1, norm->outputs.end(), [](ValueId id) { return id != kNoValue; });
     const Tensor* scale = rewriter.f32_constant(norm->inputs[1]);
     if (has_bias || has_statistics || (is_scale && (scale == nullptr || !is_ones(*scale)))) continue;
     int axis = static_cast<int>(norm->get_int("axis", -1));

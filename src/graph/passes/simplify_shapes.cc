@@ -78,8 +78,10 @@ Tensor make_ints(ElementType element, int rank, const std::vector<int64_t>& numb
   Tensor tensor(element, rank == 0 ? Shape() : Shape{count});
   for (int64_t i = 0; i < count; ++i) {
     const int64_t number = numbers[static_cast<size_t>(i)];
-    if (element == ElementType::kI64) tensor.data<int64_t>()[i] = number;
-    else tensor.data<int32_t>()[i] = static_cast<int32_t>(number);
+    if (element == ElementType::kI64)
+      tensor.data<int64_t>()[i] = number;
+    else
+      tensor.data<int32_t>()[i] = static_cast<int32_t>(number);
   }
   return tensor;
 }
@@ -101,9 +103,12 @@ void set_target(Rewriter& rewriter, Node& node) {
     target.emplace();
     for (size_t i = 0; i < to.size() && target; ++i) {
       const size_t added = to.size() - from.size();
-      if (to[i].is_known()) target->push_back(to[i].value());
-      else if (i >= added && from[i - added] == to[i]) target->push_back(1);  // the input's stays
-      else target.reset();
+      if (to[i].is_known())
+        target->push_back(to[i].value());
+      else if (i >= added && from[i - added] == to[i])
+        target->push_back(1);  // the input's stays
+      else
+        target.reset();
     }
   }
   if (!target) return;
@@ -114,9 +119,10 @@ void set_target(Rewriter& rewriter, Node& node) {
 // An operand that is the same number everywhere, where another has the shape of the result: the number will do.
 void shrink_fill(Rewriter& rewriter, Node& node) {
   const ValueId y = node.outputs[0];
-  const bool broadcasts = node.op_type == "Where" || (node.inputs.size() == 2 && node.opset >= 7 &&
-                          (node.op_type == "Add" || node.op_type == "Sub" || node.op_type == "Mul" ||
-                           node.op_type == "Div" || node.op_type == "Equal"));
+  const bool broadcasts =
+      node.op_type == "Where" || (node.inputs.size() == 2 && node.opset >= 7 &&
+                                  (node.op_type == "Add" || node.op_type == "Sub" || node.op_type == "Mul" ||
+                                   node.op_type == "Div" || node.op_type == "Equal"));
   if (!broadcasts || !rewriter.has_rank(y)) return;
   for (size_t i = 0; i < node.inputs.size(); ++i) {
     const Node* fill = rewriter.made_by(node.inputs[i], "ConstantOfShape");
@@ -142,7 +148,8 @@ bool merge_run(Rewriter& rewriter, Node& node) {
   while (steps.size() < kMaxSteps) {
     const ValueId id = steps.back().from;
     const Node* before = rewriter.producer(id);
-    const bool moves = before != nullptr && (is_view(*before) || (before->domain.empty() && before->op_type == "Transpose"));
+    const bool moves =
+        before != nullptr && (is_view(*before) || (before->domain.empty() && before->op_type == "Transpose"));
     if (!moves || !rewriter.has_rank(id)) break;
     steps.push_back({before, before->inputs[0], id});
   }
@@ -153,8 +160,10 @@ bool merge_run(Rewriter& rewriter, Node& node) {
     AxisTrace trace(rewriter.dims(base));
     bool fits = true;
     for (size_t i = first; i-- > 0 && fits;) {
-      if (steps[i].node->op_type == "Transpose") fits = trace.transpose(steps[i].node->get_ints("perm"));
-      else fits = trace.reshape(rewriter.dims(steps[i].to));
+      if (steps[i].node->op_type == "Transpose")
+        fits = trace.transpose(steps[i].node->get_ints("perm"));
+      else
+        fits = trace.reshape(rewriter.dims(steps[i].to));
     }
     if (!fits || !trace.keeps_order()) continue;
     if (is_same) {
@@ -163,7 +172,8 @@ bool merge_run(Rewriter& rewriter, Node& node) {
     }
     const auto target = find_reshape_target(rewriter.dims(base), rewriter.dims(y));
     if (!target) continue;
-    const ValueId shape = rewriter.add_constant(Tensor::vector<int64_t>(*target), rewriter.graph().value(y).name + "/target");
+    const ValueId shape =
+        rewriter.add_constant(Tensor::vector<int64_t>(*target), rewriter.graph().value(y).name + "/target");
     rewriter.replace(node, make_node("", "Reshape", 13, node, {base, shape}));
     return true;
   }
@@ -195,7 +205,8 @@ bool lift_product(Rewriter& rewriter, Node& node) {
   if (!std::equal(x.begin(), x.end() - 1, out.begin()) || !(out.back() == rewriter.dims(id)[1])) return false;
   Node made = make_node(kSluice, "FusedMatMul", 1, *product, {rows->inputs[0], product->inputs[1]});
   if (is_gemm) {
-    const bool has_c = product->inputs.size() > 2 && product->inputs[2] != kNoValue && product->get_float("beta", 1) != 0;
+    const bool has_c =
+        product->inputs.size() > 2 && product->inputs[2] != kNoValue && product->get_float("beta", 1) != 0;
     if (has_c) {
       const Tensor* c = rewriter.f32_constant(product->inputs[2]);
       if (c == nullptr || c->rank() != 1 || product->get_float("beta", 1) != 1 || bias != kNoValue) return false;
