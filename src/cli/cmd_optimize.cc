@@ -146,7 +146,8 @@ void build_plan(const Flags& flags, graph::Model source, graph::PlanInfo info, s
   graph::write_plan(path, *shared, source, info);
   std::printf("plan         %s, %.1f MB, %s, built in %.2f s for %d threads and %s\n", path.c_str(),
               megabytes(static_cast<int64_t>(std::filesystem::file_size(path))),
-              info.stores_halves ? "fp16 weights" : graph::name(info.precision), seconds_since(begin),
+              info.stores_halves ? "fp16 weights" : flags.precision == "int8" ? "int8" : graph::name(info.precision),
+              seconds_since(begin),
               info.num_threads, info.isa.c_str());
 }
 

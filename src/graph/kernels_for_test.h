@@ -109,7 +109,8 @@ inline void expect_close(const Tensor& got, const Tensor& wanted, double toleran
   if (is_integer(wanted.type()) || wanted.type() == ElementType::kBool) {
     const std::vector<int64_t> a = to_ints(converted(got, ElementType::kI64)),
                                b = to_ints(converted(wanted, ElementType::kI64));
-    for (size_t i = 0; i < a.size(); ++i) ASSERT_LE(std::abs(a[i] - b[i]), steps) << what << " at " << i << ": " << a[i] << " for " << b[i];
+    for (size_t i = 0; i < a.size(); ++i)
+      ASSERT_LE(std::abs(a[i] - b[i]), steps) << what << " at " << i << ": " << a[i] << " for " << b[i];
     return;
   }
   const Tensor a = converted(got, ElementType::kF32), b = converted(wanted, ElementType::kF32);

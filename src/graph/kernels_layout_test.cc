@@ -29,12 +29,15 @@ struct PoolCase {
 };
 
 TEST(KernelsPool, Windows) {
-  const PoolCase kAll[] = {
-      {{1, 3, 8, 9}, {2, 2}, {2, 2}, {}},           {{2, 16, 7, 7}, {3, 3}, {2, 2}, {1, 1, 1, 1}},
-      {{1, 17, 7, 8}, {3, 2}, {2, 3}, {1, 0, 2, 1}}, {{1, 32, 8, 8}, {3, 3}, {2, 2}, {}, true},
-      {{1, 5, 9, 9}, {3, 3}, {2, 2}, {0, 1, 0, 0}, true}, {{1, 16, 6, 6}, {3, 3}, {3, 3}, {1, 1, 1, 1}, true},
-      {{2, 5, 11}, {3}, {2}, {1, 1}},               {{1, 16, 4, 5, 6}, {2, 2, 3}, {2, 1, 2}, {0, 0, 0, 0, 1, 1}},
-      {{1, 4, 6, 6}, {1, 1}, {2, 2}, {}}};
+  const PoolCase kAll[] = {{{1, 3, 8, 9}, {2, 2}, {2, 2}, {}},
+                           {{2, 16, 7, 7}, {3, 3}, {2, 2}, {1, 1, 1, 1}},
+                           {{1, 17, 7, 8}, {3, 2}, {2, 3}, {1, 0, 2, 1}},
+                           {{1, 32, 8, 8}, {3, 3}, {2, 2}, {}, true},
+                           {{1, 5, 9, 9}, {3, 3}, {2, 2}, {0, 1, 0, 0}, true},
+                           {{1, 16, 6, 6}, {3, 3}, {3, 3}, {1, 1, 1, 1}, true},
+                           {{2, 5, 11}, {3}, {2}, {1, 1}},
+                           {{1, 16, 4, 5, 6}, {2, 2, 3}, {2, 1, 2}, {0, 0, 0, 0, 1, 1}},
+                           {{1, 4, 6, 6}, {1, 1}, {2, 2}, {}}};
   Random random(1);
   for (const PoolCase& c : kAll) {
     for (const ElementType type : {kF32, kBF16}) {
@@ -51,19 +54,27 @@ TEST(KernelsPool, Windows) {
       check_kernels({"GlobalAveragePool", "", {x}, {}, {}, tolerance});
       if (HasFailure()) return;
     }
-    check_kernels({"MaxPool", "", {random_tensor(random, c.x, kU8, 0, 255)}, {},
+    check_kernels({"MaxPool",
+                   "",
+                   {random_tensor(random, c.x, kU8, 0, 255)},
+                   {},
                    {{"kernel_shape", integers(c.kernel)}, {"strides", integers(c.strides)}}});
-    check_kernels({"MaxPool", "", {random_tensor(random, c.x, kI8, -128, 127)}, {},
+    check_kernels({"MaxPool",
+                   "",
+                   {random_tensor(random, c.x, kI8, -128, 127)},
+                   {},
                    {{"kernel_shape", integers(c.kernel)}, {"strides", integers(c.strides)}}});
   }
-  EXPECT_THAT(check_kernels({"MaxPool", "", {random_tensor(random, {1, 16, 8, 8})}, {}, {{"kernel_shape", integers({2, 2})}}}),
-              ElementsAre("pool nhwc", "pool blocked16", "pool plain"));
+  EXPECT_THAT(
+      check_kernels({"MaxPool", "", {random_tensor(random, {1, 16, 8, 8})}, {}, {{"kernel_shape", integers({2, 2})}}}),
+      ElementsAre("pool nhwc", "pool blocked16", "pool plain"));
 }
 
 TEST(KernelsConcat, EveryAxisLayoutAndWidth) {
   Random random(2);
   for (const ElementType type : {kF32, kBF16, kU8, kI64, kF64, kBool}) {
-    for (const Shape& shape : {Shape{1, 16, 3, 4}, Shape{2, 32, 3, 4}, Shape{2, 3, 5}, Shape{7}, Shape{2, 3}, Shape{1, 5, 2, 2, 3}}) {
+    for (const Shape& shape :
+         {Shape{1, 16, 3, 4}, Shape{2, 32, 3, 4}, Shape{2, 3, 5}, Shape{7}, Shape{2, 3}, Shape{1, 5, 2, 2, 3}}) {
       for (int axis = -1; axis < shape.rank(); ++axis) {
         Shape other = shape, empty = shape;
         const int a = axis < 0 ? shape.rank() - 1 : axis;
@@ -71,7 +82,8 @@ TEST(KernelsConcat, EveryAxisLayoutAndWidth) {
         empty[a] = 0;
         const Tensor x = random_tensor(random, shape, type, 0, 2), y = random_tensor(random, other, type, 0, 2);
         const for_test::Attributes attributes{{"axis", integer(axis)}};
-        const auto names = check_kernels({"Concat", "", {x, y, random_tensor(random, empty, type), x}, {}, attributes, 0});
+        const auto names =
+            check_kernels({"Concat", "", {x, y, random_tensor(random, empty, type), x}, {}, attributes, 0});
         EXPECT_THAT(names, Contains("concat plain"));
         check_kernels({"Concat", "", {x, y}, {1}, attributes, 0});
         check_kernels({"Concat", "", {y}, {}, attributes, 0});
@@ -87,13 +99,14 @@ TEST(KernelsConcat, EveryAxisLayoutAndWidth) {
 // Shapes that broadcast to [n, c, h, w].
 std::vector<Shape> broadcasting(const Shape& y) {
   const int64_t n = y[0], c = y[1], h = y[2], w = y[3];
-  return {y,         {n, c, 1, 1}, {1, c, 1, 1}, {c, 1, 1}, {1},       {},        {w},          {h, w},
-          {h, 1},    {1, 1, h, w}, {n, 1, h, w}, {1, c, h, w}, {c, h, w}, {n, 1, 1, 1}, {1, c, h, 1}, {n, 1, 1, w}};
+  return {y,      {n, c, 1, 1}, {1, c, 1, 1}, {c, 1, 1},    {1},       {},           {w},          {h, w},
+          {h, 1}, {1, 1, h, w}, {n, 1, h, w}, {1, c, h, w}, {c, h, w}, {n, 1, 1, 1}, {1, c, h, 1}, {n, 1, 1, w}};
 }
 
 TEST(KernelsElementwise, BroadcastsInEveryLayout) {
   Random random(3);
-  for (const Shape& y : {Shape{2, 32, 3, 5}, Shape{2, 16, 1, 1}, Shape{1, 3, 4, 4}, Shape{2, 1, 4, 3}, Shape{1, 16, 1, 5}, Shape{3, 17, 2, 1}}) {
+  for (const Shape& y : {Shape{2, 32, 3, 5}, Shape{2, 16, 1, 1}, Shape{1, 3, 4, 4}, Shape{2, 1, 4, 3},
+                         Shape{1, 16, 1, 5}, Shape{3, 17, 2, 1}}) {
     for (const Shape& other : broadcasting(y)) {
       for (const ElementType type : {kF32, kBF16}) {
         const double tolerance = type == kF32 ? 1e-6 : kBf16;
@@ -106,10 +119,23 @@ TEST(KernelsElementwise, BroadcastsInEveryLayout) {
         check_kernels({"Sum", "", {b, b, a}, {}, {}, tolerance});
         check_kernels({"Mean", "", {a, b, b}, {2}, {}, tolerance});
         check_kernels({"Max", "", {b, b, b, a}, {}, {}, tolerance});
-        check_kernels({"Where", "", {random_tensor(random, other, kI32, 0, 2).count() > 0
-                                         ? for_test::converted(random_tensor(random, other, kI32, 0, 2), kBool) : Tensor(), a, a}, {}, {}, tolerance});
-        check_kernels({"Elementwise", "sluice", {a, b}, {}, {{"program", texts({"Mul x0 x1", "Add t0 =0.5", "Tanh t1", "Sub t2 x0"})}},
-                       tolerance, 0, 1});
+        check_kernels({"Where",
+                       "",
+                       {random_tensor(random, other, kI32, 0, 2).count() > 0
+                            ? for_test::converted(random_tensor(random, other, kI32, 0, 2), kBool)
+                            : Tensor(),
+                        a, a},
+                       {},
+                       {},
+                       tolerance});
+        check_kernels({"Elementwise",
+                       "sluice",
+                       {a, b},
+                       {},
+                       {{"program", texts({"Mul x0 x1", "Add t0 =0.5", "Tanh t1", "Sub t2 x0"})}},
+                       tolerance,
+                       0,
+                       1});
         if (HasFailure()) return;
       }
       const Tensor i = random_tensor(random, y, kI32, -9, 9), j = random_tensor(random, other, kI32, 1, 9);
@@ -133,21 +159,70 @@ TEST(KernelsElementwise, OfOne) {
     const double tolerance = type == kF32 ? 1e-5 : kBf16;
     for (const Shape& shape : {Shape{2, 32, 3, 3}, Shape{1, 5, 7}, Shape{2, 16, 1, 2, 3}, Shape{40}, Shape{}}) {
       const Tensor x = random_tensor(random, shape, type, -2, 2), positive = random_tensor(random, shape, type, 0.1, 2);
-      for (const char* op : {"Abs", "Ceil", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu",
-                             "Mish", "Neg", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Tanh",
-                             "ThresholdedRelu", "Celu"}) {
+      for (const char* op :
+           {"Abs",         "Ceil",      "Cos",       "Elu",      "Erf",      "Exp",  "Floor",           "Gelu",
+            "HardSigmoid", "HardSwish", "LeakyRelu", "Mish",     "Neg",      "Relu", "Round",           "Selu",
+            "Sigmoid",     "Sign",      "Sin",       "Softplus", "Softsign", "Tanh", "ThresholdedRelu", "Celu"}) {
         EXPECT_THAT(check_kernels({op, "", {x}, {}, {}, tolerance, 0, 22}), Not(IsEmpty())) << op;
       }
       check_kernels({"Log", "", {positive}, {}, {}, tolerance});
       check_kernels({"Sqrt", "", {positive}, {}, {}, tolerance});
       check_kernels({"Reciprocal", "", {positive}, {}, {}, tolerance});
       check_kernels({"LeakyRelu", "", {x}, {}, {{"alpha", real(0.3f)}}, tolerance});
-      check_kernels({"Clip", "", {x, for_test::converted(Tensor::scalar<float>(-0.5f), type),
-                                  for_test::converted(Tensor::scalar<float>(0.75f), type)}, {1, 2}, {}, tolerance});
-      check_kernels({"Clip", "", {x, Value(), for_test::converted(Tensor::scalar<float>(0.75f), type)}, {}, {}, tolerance});
+      check_kernels({"Clip",
+                     "",
+                     {x, for_test::converted(Tensor::scalar<float>(-0.5f), type),
+                      for_test::converted(Tensor::scalar<float>(0.75f), type)},
+                     {1, 2},
+                     {},
+                     tolerance});
+      check_kernels(
+          {"Clip", "", {x, Value(), for_test::converted(Tensor::scalar<float>(0.75f), type)}, {}, {}, tolerance});
       check_kernels({"Cast", "", {x}, {}, {{"to", integer(static_cast<int64_t>(kF32))}}, tolerance});
       check_kernels({"Cast", "", {x}, {}, {{"to", integer(static_cast<int64_t>(kI64))}}, tolerance});
       if (HasFailure()) return;
+    }
+  }
+}
+
+TEST(KernelsLayerNorm, SizesAndAxes) {
+  Random random(6);
+  for (const ElementType type : {kF32, kBF16}) {
+    for (const Shape& shape :
+         {Shape{3, 1}, Shape{2, 5}, Shape{4, 3, 16}, Shape{1, 17}, Shape{2, 7, 384}, Shape{1000}, Shape{2, 3, 4, 5}}) {
+      for (int axis = -1; axis < shape.rank(); ++axis) {
+        const int a = axis < 0 ? shape.rank() - 1 : axis;
+        Shape size;
+        for (int d = a; d < shape.rank(); ++d) size.push_back(shape[d]);
+        const Tensor x = random_tensor(random, shape, type, -3, 5), scale = random_tensor(random, size, type);
+        const for_test::Attributes attributes{{"axis", integer(axis)}, {"epsilon", real(1e-3f)}};
+        const double tolerance = type == kF32 ? 1e-5 : kBf16;
+        EXPECT_THAT(check_kernels({"LayerNormalization", "", {x, scale}, {1}, attributes, tolerance}),
+                    ElementsAre("layer norm"));
+        check_kernels(
+            {"LayerNormalization", "", {x, scale, random_tensor(random, size, type)}, {1, 2}, attributes, tolerance});
+        if (HasFailure()) return;
+      }
+    }
+  }
+  const Tensor large = random_tensor(random, {4, 64}, kF32, 1000, 1001);  // little beside the mean
+  check_kernels({"LayerNormalization", "", {large, random_tensor(random, {64})}, {1}, {}, 1e-3});
+}
+
+TEST(KernelsPool, OfBytes) {
+  Random random(7);
+  for (const ElementType type : {kU8, kI8}) {
+    auto zero = [&](float value) { return for_test::converted(Tensor::scalar<float>(value), type); };
+    for (const Shape& shape : {Shape{2, 5, 7, 7}, Shape{1, 32, 3, 4}, Shape{1, 17, 9}}) {
+      const Tensor x = random_tensor(random, shape, type, type == kU8 ? 0 : -128, type == kU8 ? 256 : 128);
+      check_kernels({"QLinearGlobalAveragePool",
+                     "com.microsoft",
+                     {x, Tensor::scalar<float>(0.05f), zero(3), Tensor::scalar<float>(0.02f), zero(7)},
+                     {1, 2, 3, 4},
+                     {},
+                     0,
+                     1,
+                     1});
     }
   }
 }
@@ -160,7 +235,8 @@ TEST(KernelsReorder, MovesBits) {
   const Layout kLayouts[] = {Layout::kPlain, Layout::kChannelsLast, Layout::kBlocked16};
   for (const ElementType type : {kF32, kBF16, kU8}) {
     const auto size = static_cast<size_t>(get_info(type).bytes);
-    for (const Shape& shape : {Shape{2, 3, 4, 5}, Shape{1, 32, 7, 7}, Shape{2, 17, 3}, Shape{1, 16, 2, 3, 4}, Shape{3, 1, 2, 2}}) {
+    for (const Shape& shape :
+         {Shape{2, 3, 4, 5}, Shape{1, 32, 7, 7}, Shape{2, 17, 3}, Shape{1, 16, 2, 3, 4}, Shape{3, 1, 2, 2}}) {
       Tensor x(type, shape);
       for (int64_t i = 0; i < x.bytes(); ++i) static_cast<uint8_t*>(x.raw())[i] = static_cast<uint8_t>(random.next());
       for (int64_t i = 0; i + 1 < x.count(); i += 7) {  // the smallest number but 0

@@ -1,4 +1,5 @@
-// Convolutions, products of matrices and attention: every kernel that there is against the operator's own run().
+// Convolutions and products of matrices, of floats and of bytes: every kernel that there is against the operator's own
+// run().
 #include "graph/kernels/kernel.h"
 
 #include <gmock/gmock.h>
@@ -29,10 +30,23 @@ struct Activation {
 };
 
 const std::vector<Activation>& activations() {
-  static const std::vector<Activation> kAll = {
-      {"", {}}, {"Relu", {}}, {"LeakyRelu", {0.1f}}, {"LeakyRelu", {}}, {"Sigmoid", {}}, {"Tanh", {}}, {"Clip", {-0.2f, 0.6f}},
-      {"Clip", {0}}, {"HardSigmoid", {0.3f, 0.4f}}, {"HardSigmoid", {}}, {"Elu", {0.7f}}, {"HardSwish", {}}, {"Gelu", {}},
-      {"GeluTanh", {}}, {"Swish", {}}, {"Swish", {1.5f}}, {"Mish", {}}};
+  static const std::vector<Activation> kAll = {{"", {}},
+                                               {"Relu", {}},
+                                               {"LeakyRelu", {0.1f}},
+                                               {"LeakyRelu", {}},
+                                               {"Sigmoid", {}},
+                                               {"Tanh", {}},
+                                               {"Clip", {-0.2f, 0.6f}},
+                                               {"Clip", {0}},
+                                               {"HardSigmoid", {0.3f, 0.4f}},
+                                               {"HardSigmoid", {}},
+                                               {"Elu", {0.7f}},
+                                               {"HardSwish", {}},
+                                               {"Gelu", {}},
+                                               {"GeluTanh", {}},
+                                               {"Swish", {}},
+                                               {"Swish", {1.5f}},
+                                               {"Mish", {}}};
   return kAll;
 }
 
@@ -96,8 +110,14 @@ void check_convolutions(ElementType type, double tolerance) {
     for (int i = 0; i < 3; ++i) {
       for_test::Attributes attributes = conv.attributes();
       set_activation(attributes, activations()[++turn % activations().size()]);
-      check_kernels({"FusedConv", "com.microsoft", {x, w, i == 1 ? Value() : Value(bias), i == 0 ? Value() : Value(z)},
-                     {1, 2}, attributes, tolerance, 0, 1});
+      check_kernels({"FusedConv",
+                     "com.microsoft",
+                     {x, w, i == 1 ? Value() : Value(bias), i == 0 ? Value() : Value(z)},
+                     {1, 2},
+                     attributes,
+                     tolerance,
+                     0,
+                     1});
     }
     if (testing::Test::HasFailure()) return;
   }
@@ -118,7 +138,8 @@ TEST(KernelsConv, EveryActivation) {
     EXPECT_THAT(names, ElementsAre("conv nhwc", "conv blocked16")) << activation.name;
     if (HasFailure()) return;
   }
-  const std::vector<std::string> names = check_kernels({"Conv", "", {x, w}, {1}, {{"pads", integers({1, 1, 1, 1})}}, 1e-5});
+  const std::vector<std::string> names =
+      check_kernels({"Conv", "", {x, w}, {1}, {{"pads", integers({1, 1, 1, 1})}}, 1e-5});
   EXPECT_THAT(names, ElementsAre("conv nhwc", "conv blocked16", "conv winograd"));
 }
 
@@ -135,12 +156,27 @@ struct MatMulCase {
 };
 
 void check_products(ElementType type, double tolerance) {
-  const std::vector<MatMulCase> kAll = {
-      {{3, 5}, {5, 7}}, {{1, 64}, {64, 33}}, {{17, 1}, {1, 16}}, {{1, 1}, {1, 1}}, {{5, 3}, {5, 7}, true},
-      {{3, 5}, {7, 5}, false, true}, {{5, 3}, {7, 5}, true, true}, {{2, 3, 5}, {5, 7}}, {{2, 3, 5}, {7, 5}, false, true},
-      {{2, 5, 3}, {5, 7}, true}, {{2, 3, 5}, {2, 5, 7}}, {{2, 3, 5}, {2, 7, 5}, false, true},
-      {{4, 1, 3, 5}, {1, 2, 5, 7}}, {{3, 5}, {2, 5, 7}}, {{2, 1, 5, 3}, {4, 7, 5}, true, true}, {{5}, {5, 7}},
-      {{3, 5}, {5}}, {{2, 3, 5}, {5}}, {{5}, {2, 5, 7}}, {{5}, {5}}, {{2, 12, 9, 20}, {2, 12, 20, 9}}};
+  const std::vector<MatMulCase> kAll = {{{3, 5}, {5, 7}},
+                                        {{1, 64}, {64, 33}},
+                                        {{17, 1}, {1, 16}},
+                                        {{1, 1}, {1, 1}},
+                                        {{5, 3}, {5, 7}, true},
+                                        {{3, 5}, {7, 5}, false, true},
+                                        {{5, 3}, {7, 5}, true, true},
+                                        {{2, 3, 5}, {5, 7}},
+                                        {{2, 3, 5}, {7, 5}, false, true},
+                                        {{2, 5, 3}, {5, 7}, true},
+                                        {{2, 3, 5}, {2, 5, 7}},
+                                        {{2, 3, 5}, {2, 7, 5}, false, true},
+                                        {{4, 1, 3, 5}, {1, 2, 5, 7}},
+                                        {{3, 5}, {2, 5, 7}},
+                                        {{2, 1, 5, 3}, {4, 7, 5}, true, true},
+                                        {{5}, {5, 7}},
+                                        {{3, 5}, {5}},
+                                        {{2, 3, 5}, {5}},
+                                        {{5}, {2, 5, 7}},
+                                        {{5}, {5}},
+                                        {{2, 12, 9, 20}, {2, 12, 20, 9}}};
   Random random(4);
   size_t turn = 0;
   for (const MatMulCase& c : kAll) {
@@ -159,8 +195,14 @@ void check_products(ElementType type, double tolerance) {
         set_activation(fused, activations()[++turn % activations().size()]);
         if (i % 2 == 1) fused["alpha"] = real(0.3f);
         const Value added = i == 0 ? Value() : Value(i < 3 ? bias : one);
-        check_kernels({"FusedMatMul", "sluice", {a, b, added, i == 2 || i == 3 ? Value(z) : Value()}, constants, fused,
-                       tolerance, 0, 1});
+        check_kernels({"FusedMatMul",
+                       "sluice",
+                       {a, b, added, i == 2 || i == 3 ? Value(z) : Value()},
+                       constants,
+                       fused,
+                       tolerance,
+                       0,
+                       1});
       }
       if (c.a.rank() != 2 || c.b.rank() != 2) continue;
       for (const Shape& shape : {Shape{n}, Shape{1, n}, y.shape(), Shape{1}, Shape{}, Shape{y.dim(0), 1}}) {
@@ -190,7 +232,8 @@ TEST(KernelsMatMul, ConstantsThatAreReadInTwoWays) {
   const KernelThreads threads(pool);
   PackedWeights weights;
   const Tensor x = random_tensor(random, {4, 48}), w = random_tensor(random, {48, 48});
-  const Tensor tall = random_tensor(random, {24, 96}), wide = tall.reshaped(Shape{96, 24}), x96 = random_tensor(random, {4, 96});
+  const Tensor tall = random_tensor(random, {24, 96}), wide = tall.reshaped(Shape{96, 24}),
+               x96 = random_tensor(random, {4, 96});
   struct Use {
     const Tensor *a, *b;
     bool transposes;
@@ -218,56 +261,8 @@ TEST(KernelsMatMul, ConstantsThatAreReadInTwoWays) {
   }
 }
 
-struct AttentionCase {
-  int64_t batch, heads, kv_heads, rows, keys, size, value_size;
-};
-
-void check_attention(ElementType type, double tolerance) {
-  Random random(6);
-  const AttentionCase kAll[] = {{1, 1, 1, 1, 1, 1, 1},       {2, 3, 3, 7, 7, 20, 20},   {1, 4, 2, 5, 9, 16, 16},
-                                {1, 2, 2, 197, 197, 64, 64}, {2, 6, 1, 1, 33, 24, 40}, {1, 12, 12, 16, 16, 32, 32},
-                                {1, 1, 1, 50, 3, 7, 5},      {1, 9, 3, 64, 64, 8, 17}};
-  for (const AttentionCase& c : kAll) {
-    const Tensor q3 = random_tensor(random, {c.batch, c.rows, c.heads * c.size}, type, -2, 2);
-    const Tensor k3 = random_tensor(random, {c.batch, c.keys, c.kv_heads * c.size}, type, -2, 2);
-    const Tensor v3 = random_tensor(random, {c.batch, c.keys, c.kv_heads * c.value_size}, type);
-    const for_test::Attributes heads{{"q_num_heads", integer(c.heads)}, {"kv_num_heads", integer(c.kv_heads)}};
-    const Tensor q = q3.reshaped(Shape{c.batch, c.heads, c.rows, c.size});
-    const Tensor k = k3.reshaped(Shape{c.batch, c.kv_heads, c.keys, c.size});
-    const Tensor v = v3.reshaped(Shape{c.batch, c.kv_heads, c.keys, c.value_size});
-    auto check = [&](const Value& mask, for_test::Attributes attributes, int opset = 23) {
-      check_kernels({"Attention", "", {q, k, v, mask}, {}, attributes, tolerance, 0, opset});
-      for (const auto& [name, attribute] : heads) attributes[name] = attribute;
-      const auto names = check_kernels({"Attention", "", {q3, k3, v3, mask}, {3}, attributes, tolerance, 0, opset});
-      const bool is_square = c.rows == c.keys || !attributes.contains("is_causal");
-      EXPECT_EQ(names.size(), is_square && opset == 23 ? 1u : names.size());
-    };
-    check({}, {});
-    check({}, {{"scale", real(0.5f)}});
-    check({}, {{"is_causal", integer(1)}});
-    const Shape masks[] = {{c.rows, c.keys}, {1, c.keys}, {c.batch, 1, 1, c.keys}, {c.batch, 1, c.rows, c.keys},
-                           {1, c.heads, c.rows, c.keys}, {c.batch, c.heads, c.rows, c.keys}, {c.keys}};
-    for (const Shape& shape : masks) {
-      Tensor is_seen(ElementType::kBool, shape), bias = random_tensor(random, shape, ElementType::kF32, -3, 3);
-      for (int64_t i = 0; i < is_seen.count(); ++i) {
-        const bool hides_row = shape.rank() == 2 && i < c.keys;  // the first query sees nothing
-        is_seen.data<bool>()[i] = random.below(3) != 0 && !hides_row;
-        if (hides_row) bias.data<float>()[i] = -std::numeric_limits<float>::infinity();
-      }
-      check(is_seen, {});
-      check(for_test::converted(bias, type), {});
-      check(for_test::converted(bias, type), {{"is_causal", integer(1)}});
-    }
-    check(random_tensor(random, {c.rows, (c.keys + 1) / 2}, type), {}, 24);  // shorter than the keys
-    if (testing::Test::HasFailure()) return;
-  }
-}
-
-TEST(KernelsAttention, OfFloats) { check_attention(ElementType::kF32, 1e-5); }
-TEST(KernelsAttention, OfBf16) { check_attention(ElementType::kBF16, kBf16); }
-
 struct QuantisedCase {
-  ElementType x, y;             // y undefined: floats
+  ElementType x, y;  // y undefined: floats
   ElementType z = ElementType::kUndefined;
   bool has_bias = true, is_per_channel = true;
   int x_zero = 0, y_zero = 0;
@@ -299,11 +294,17 @@ std::vector<Value> quantised_inputs(Random& random, const QuantisedCase& c, cons
 
 const std::vector<QuantisedCase>& quantised_cases() {
   using enum ElementType;
-  static const std::vector<QuantisedCase> kAll = {
-      {kU8, kU8},        {kI8, kI8},         {kU8, kUndefined}, {kU8, kU8, kUndefined, true, true, 128, 3},
-      {kI8, kI8, kI8, true, true, -4, 7},    {kU8, kU8, kU8, true, false, 100, 128}, {kU8, kI8, kU8, false, true, 7, -9},
-      {kI8, kU8, kF32, true, true, 3, 11},   {kU8, kUndefined, kF32, false, false, 9}, {kI8, kUndefined, kI8, false, true, 0},
-      {kU8, kU8, kUndefined, false, false, 0, 128}};
+  static const std::vector<QuantisedCase> kAll = {{kU8, kU8},
+                                                  {kI8, kI8},
+                                                  {kU8, kUndefined},
+                                                  {kU8, kU8, kUndefined, true, true, 128, 3},
+                                                  {kI8, kI8, kI8, true, true, -4, 7},
+                                                  {kU8, kU8, kU8, true, false, 100, 128},
+                                                  {kU8, kI8, kU8, false, true, 7, -9},
+                                                  {kI8, kU8, kF32, true, true, 3, 11},
+                                                  {kU8, kUndefined, kF32, false, false, 9},
+                                                  {kI8, kUndefined, kI8, false, true, 0},
+                                                  {kU8, kU8, kUndefined, false, false, 0, 128}};
   return kAll;
 }
 
@@ -320,11 +321,15 @@ TEST(KernelsQuantised, Convolutions) {
     const Tensor w = random_bytes(random, conv.w, ElementType::kI8);
     for (const QuantisedCase& c : quantised_cases()) {
       const Tensor x = random_bytes(random, conv.x, c.x);
-      const Tensor plain = for_test::evaluate_op("Conv", {random_tensor(random, conv.x), random_tensor(random, conv.w)}, conv.attributes());
+      const Tensor plain = for_test::evaluate_op("Conv", {random_tensor(random, conv.x), random_tensor(random, conv.w)},
+                                                 conv.attributes());
       for_test::Attributes attributes = conv.attributes();
       set_activation(attributes, activations()[turn++ % activations().size()]);
       num_made += check_kernels({"QConv", "sluice", quantised_inputs(random, c, x, w, conv.w[0], plain.shape()),
-                                 all_but_data(), attributes, 1e-5, 1, 1}).empty() ? 0 : 1;
+                                 all_but_data(), attributes, 1e-5, 1, 1})
+                          .empty()
+                      ? 0
+                      : 1;
       ++num_checked;
       if (HasFailure()) return;
     }
@@ -335,17 +340,24 @@ TEST(KernelsQuantised, Convolutions) {
 TEST(KernelsQuantised, Products) {
   Random random(8);
   size_t turn = 0, num_made = 0, num_checked = 0;
-  for (const MatMulCase& c : {MatMulCase{{4, 16}, {16, 24}}, {{1, 33}, {33, 7}}, {{2, 5, 40}, {40, 12}},
-                              {{2, 5, 40}, {12, 40}, false, true}, {{2, 3, 5, 8}, {2, 3, 8, 6}}}) {
+  for (const MatMulCase& c : {MatMulCase{{4, 16}, {16, 24}},
+                              {{1, 33}, {33, 7}},
+                              {{2, 5, 40}, {40, 12}},
+                              {{2, 5, 40}, {12, 40}, false, true},
+                              {{2, 3, 5, 8}, {2, 3, 8, 6}}}) {
     for (const QuantisedCase& q : quantised_cases()) {
       for_test::Attributes attributes;
       if (c.transposes_b) attributes["transB"] = integer(1);
       const Tensor x = random_bytes(random, c.a, q.x), w = random_bytes(random, c.b, ElementType::kI8);
-      const Tensor plain = for_test::evaluate_op("FusedMatMul", {random_tensor(random, c.a), random_tensor(random, c.b)},
-                                                 attributes, 1, "sluice");
+      const Tensor plain = for_test::evaluate_op(
+          "FusedMatMul", {random_tensor(random, c.a), random_tensor(random, c.b)}, attributes, 1, "sluice");
       set_activation(attributes, activations()[turn++ % activations().size()]);
-      num_made += check_kernels({"QMatMul", "sluice", quantised_inputs(random, q, x, w, plain.shape().back(), plain.shape()),
-                                 all_but_data(), attributes, 1e-5, 1, 1}).empty() ? 0 : 1;
+      num_made +=
+          check_kernels({"QMatMul", "sluice", quantised_inputs(random, q, x, w, plain.shape().back(), plain.shape()),
+                         all_but_data(), attributes, 1e-5, 1, 1})
+                  .empty()
+              ? 0
+              : 1;
       ++num_checked;
       if (HasFailure()) return;
     }

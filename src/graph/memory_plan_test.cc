@@ -56,7 +56,9 @@ TEST(MemoryPlan, Few) {
   std::vector<MemoryRequest> chain;
   for (int i = 0; i < 100; ++i) chain.push_back({.bytes = 1000, .first = i, .last = i + 1});
   EXPECT_EQ(plan_memory(chain).bytes, 2048);
-  check({{.bytes = 0, .first = 0, .last = 3}, {.bytes = 100, .first = 1, .last = 2}, {.bytes = 0, .first = 1, .last = 1}});
+  check({{.bytes = 0, .first = 0, .last = 3},
+         {.bytes = 100, .first = 1, .last = 2},
+         {.bytes = 0, .first = 1, .last = 1}});
 }
 
 TEST(MemoryPlan, RandomLifetimes) {
@@ -71,7 +73,8 @@ TEST(MemoryPlan, RandomLifetimes) {
       request.bytes = static_cast<int64_t>(random.below(1u << (1 + random.below(14))));
       request.first = static_cast<int>(random.below(static_cast<uint64_t>(num_steps)));
       const uint64_t left = static_cast<uint64_t>(num_steps - request.first);
-      request.last = request.first + static_cast<int>(random.below(random.below(5) == 0 ? left : std::min<uint64_t>(left, 4)));
+      request.last =
+          request.first + static_cast<int>(random.below(random.below(5) == 0 ? left : std::min<uint64_t>(left, 4)));
     }
     const double ratio = check(requests);
     worst = std::max(worst, ratio);

@@ -97,7 +97,8 @@ class Chooser {
         if (node.outputs[i] != kNoValue) producer_[static_cast<size_t>(node.outputs[i])] = {static_cast<int>(n), i};
       }
       for (size_t i = 0; i < node.inputs.size(); ++i) {
-        if (node.inputs[i] != kNoValue) consumers_[static_cast<size_t>(node.inputs[i])].push_back({static_cast<int>(n), i});
+        const ValueId id = node.inputs[i];
+        if (id != kNoValue) consumers_[static_cast<size_t>(id)].push_back({static_cast<int>(n), i});
       }
     }
     is_output_.assign(graph.values.size(), false);

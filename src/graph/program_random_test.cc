@@ -80,7 +80,9 @@ class Generator {
     for (const int64_t d : dims) all.push_back(d);
     values_.push_back({b_.input(ValueType::tensor(ElementType::kF32, all)), 1, std::move(dims)});
   }
-  void put(ValueId id, const Known& like, std::vector<int64_t> dims) { values_.push_back({id, like.times, std::move(dims)}); }
+  void put(ValueId id, const Known& like, std::vector<int64_t> dims) {
+    values_.push_back({id, like.times, std::move(dims)});
+  }
   Tensor weights(const Shape& shape, int64_t fan_in) {
     const double range = 1.5 / std::sqrt(static_cast<double>(fan_in));
     return random_tensor(random_, shape, ElementType::kF32, -range, range);
@@ -99,9 +101,11 @@ class Generator {
         return put(b_.node(name, {x.id}), x, d);
       }
       case 2:
-      case 3: return add_binary(x);
-      case 4: return put(b_.node("Reshape", {x.id, ints({-1, count == 0 ? 0 : count})}, {{"allowzero", integer(count == 0)}}),
-                         x, {count}, count == 0);
+      case 3:
+        return add_binary(x);
+      case 4:
+        return put(b_.node("Reshape", {x.id, ints({-1, count == 0 ? 0 : count})}, {{"allowzero", integer(count == 0)}}),
+                   x, {count}, count == 0);
       case 5: {
         std::vector<int64_t> perm(d.size() + 1), dims;
         for (size_t i = 0; i < perm.size(); ++i) perm[i] = static_cast<int64_t>(i);
@@ -139,11 +143,13 @@ class Generator {
         std::vector<int64_t> low = d, high = d;
         low[0] = 1 + static_cast<int64_t>(random_.below(static_cast<uint64_t>(d[0] - 1)));
         high[0] = d[0] - low[0];
-        const std::vector<ValueId> parts = b_.nodes("Split", {x.id, ints({low[0], high[0]})}, 2, {{"axis", integer(1)}}, 13);
+        const std::vector<ValueId> parts =
+            b_.nodes("Split", {x.id, ints({low[0], high[0]})}, 2, {{"axis", integer(1)}}, 13);
         put(parts[0], x, low);
         return put(parts[1], x, high);
       }
-      case 10: return add_concat(x);
+      case 10:
+        return add_concat(x);
       case 11: {
         if (d.empty() || d[0] == 0) return;
         std::vector<int64_t> indices(1 + random_.below(4)), dims = d;
@@ -151,17 +157,23 @@ class Generator {
         dims[0] = static_cast<int64_t>(indices.size());
         return put(b_.node("Gather", {x.id, ints(indices)}, {{"axis", integer(1)}}), x, dims);
       }
-      case 12: return add_if(x);
-      case 13: return add_loop(x);
-      case 14: return add_by_data(x);
+      case 12:
+        return add_if(x);
+      case 13:
+        return add_loop(x);
+      case 14:
+        return add_by_data(x);
       case 15: {
         const char* const names[] = {"MaxPool", "AveragePool"};
         if (d[1] < 2 || d[2] < 2) return;
-        return put(b_.node(names[random_.below(2)], {x.id}, {{"kernel_shape", integers({2, 2})}, {"strides", integers({2, 2})}}),
+        return put(b_.node(names[random_.below(2)], {x.id},
+                           {{"kernel_shape", integers({2, 2})}, {"strides", integers({2, 2})}}),
                    x, {d[0], (d[1] - 2) / 2 + 1, (d[2] - 2) / 2 + 1});
       }
-      case 16: return put(b_.node("GlobalAveragePool", {x.id}), x, {d[0], 1, 1});
-      default: return add_conv(x);
+      case 16:
+        return put(b_.node("GlobalAveragePool", {x.id}), x, {d[0], 1, 1});
+      default:
+        return add_conv(x);
     }
   }
   void put(ValueId id, const Known& like, std::vector<int64_t> dims, bool is_lost) {
@@ -174,15 +186,19 @@ class Generator {
     const char* const name = names[random_.below(4)];
     const std::string fold = random_.below(2) == 0 ? "Sum" : "Mean";
     switch (random_.below(6)) {
-      case 0: return put(b_.node(name, {x.id, scalar_}), x, d);
-      case 1: return put(b_.node(name, {x.id, x.id}), x, d);
+      case 0:
+        return put(b_.node(name, {x.id, scalar_}), x, d);
+      case 1:
+        return put(b_.node(name, {x.id, x.id}), x, d);
       case 2: {
         Shape shape(static_cast<int>(d.size()), 1);
         if (!d.empty()) shape[0] = d[0];
         return put(b_.node(name, {constant(random_tensor(random_, shape)), x.id}), x, d);
       }
-      case 3: return put(b_.node(name, {x.id, constant(random_tensor(random_, {d.empty() ? 1 : d.back()}))}), x, d);
-      default: break;
+      case 3:
+        return put(b_.node(name, {x.id, constant(random_tensor(random_, {d.empty() ? 1 : d.back()}))}), x, d);
+      default:
+        break;
     }
     // Another value of that shape, or one that broadcasts to it.
     for (const Known& other : values_) {
@@ -206,8 +222,10 @@ class Generator {
       if (!std::equal(dims.begin() + (is_outer ? 0 : 1), dims.end(), other.dims.begin() + (is_outer ? 0 : 1))) continue;
       if (random_.below(3) == 0) continue;
       parts.push_back(other.id);
-      if (is_outer) times += other.times;
-      else dims[0] += other.dims[0];
+      if (is_outer)
+        times += other.times;
+      else
+        dims[0] += other.dims[0];
     }
     if (times > 6 || (!is_outer && dims[0] > 80)) return;
     const ValueId id = b_.node("Concat", parts, {{"axis", integer(is_outer ? 0 : 1)}});
@@ -223,8 +241,10 @@ class Generator {
     std::vector<ValueId> inputs = {x.id, constant(weights({out, is_depthwise ? 1 : d[0], kernel, kernel},
                                                           (is_depthwise ? 1 : d[0]) * kernel * kernel))};
     if (random_.below(2) == 0) inputs.push_back(constant(random_tensor(random_, {out})));
-    const ValueId y = b_.node("Conv", inputs, {{"pads", integers({pad, pad, pad, pad})}, {"strides", integers({stride, stride})},
-                                               {"group", integer(is_depthwise ? d[0] : 1)}});
+    const ValueId y = b_.node("Conv", inputs,
+                              {{"pads", integers({pad, pad, pad, pad})},
+                               {"strides", integers({stride, stride})},
+                               {"group", integer(is_depthwise ? d[0] : 1)}});
     put(y, x, {out, (d[1] - 1) / stride + 1, (d[2] - 1) / stride + 1});
     if (random_.below(2) == 0) put(b_.node("Relu", {y}), x, values_.back().dims);
   }
@@ -234,8 +254,9 @@ class Generator {
     Builder same, other;
     const ValueId a = same.capture(x.id), c = other.capture(x.id);
     const ValueId twice = other.node("Add", {c, c});
-    const ValueId y = b_.node("If", {condition_}, {{"then_branch", for_test::body(same.finish({a}))},
-                                                  {"else_branch", for_test::body(other.finish({twice}))}});
+    const ValueId y = b_.node(
+        "If", {condition_},
+        {{"then_branch", for_test::body(same.finish({a}))}, {"else_branch", for_test::body(other.finish({twice}))}});
     put(y, x, x.dims);
   }
 
@@ -257,7 +278,8 @@ class Generator {
   void add_by_data(const Known& x) {
     const ValueId input = values_[0].id;
     const ValueId is_positive = b_.node("Greater", {input, constant(Tensor::scalar<float>(0.0f))});
-    const ValueId picked = b_.node("Compress", {b_.node("Reshape", {input, ints({-1})}), b_.node("Reshape", {is_positive, ints({-1})})});
+    const ValueId picked =
+        b_.node("Compress", {b_.node("Reshape", {input, ints({-1})}), b_.node("Reshape", {is_positive, ints({-1})})});
     const ValueId all = b_.node("Concat", {picked, constant(Tensor::vector<float>({0.5f}))}, {{"axis", integer(0)}});
     const ValueId mean = b_.node("ReduceMean", {b_.node("Tanh", {all}), ints({0})}, {});
     put(b_.node("Mul", {x.id, mean}), x, x.dims);
@@ -280,18 +302,20 @@ void expect_bits(const std::vector<Value>& a, const std::vector<Value>& b, const
   for (size_t i = 0; i < a.size(); ++i) {
     ASSERT_EQ(a[i].is_none(), b[i].is_none());
     if (a[i].is_none()) continue;
-    ASSERT_EQ(std::memcmp(a[i].tensor.raw(), b[i].tensor.raw(), static_cast<size_t>(b[i].tensor.bytes())), 0) << what << i;
+    ASSERT_EQ(std::memcmp(a[i].tensor.raw(), b[i].tensor.raw(), static_cast<size_t>(b[i].tensor.bytes())), 0)
+        << what << i;
   }
 }
 
-void check_graph(uint64_t seed, Tuning tuning, const std::vector<int64_t>& batches) {
+void check_graph(uint64_t seed, const Executor::Options& options, const std::vector<int64_t>& batches) {
   SCOPED_TRACE("seed " + std::to_string(seed));
   Generator generator(seed);
   const auto plain = std::make_shared<Model>(generator.make());
   const auto optimised = std::make_shared<Model>(copy_model(*plain));
   if (seed % 3 != 0) optimise(*optimised);
   Executor reference(plain, {.num_threads = 1, .compiles = false});
-  auto compiled = std::make_unique<Executor>(optimised, Executor::Options{.num_threads = 2, .tuning = tuning});
+  auto compiled = std::make_unique<Executor>(optimised, options);
+  const double tolerance = options.precision == Precision::kBF16 ? 0.06 : 1e-4;
   std::vector<std::vector<Value>> results, kept, wanted;
   for (const int64_t batch : batches) {
     const std::vector<Value> inputs = generator.make_inputs(plain->graph, batch), before = copies(inputs);
@@ -305,18 +329,26 @@ void check_graph(uint64_t seed, Tuning tuning, const std::vector<int64_t>& batch
     expect_bits(results[r], kept[r], "changed result ");
     ASSERT_EQ(results[r].size(), wanted[r].size());
     for (size_t i = 0; i < results[r].size(); ++i) {
-      for_test::expect_close(kept[r][i].tensor, wanted[r][i].tensor, 1e-4, 0,
+      for_test::expect_close(kept[r][i].tensor, wanted[r][i].tensor, tolerance, 0,
                              "run " + std::to_string(r) + " output " + std::to_string(i));
     }
   }
 }
 
 TEST(ProgramRandom, GivesWhatTheOperatorsGive) {
-  for (uint64_t seed = 1; seed <= 400 && !HasFailure(); ++seed) check_graph(seed, Tuning::kNone, {2, 1, 2, 3, 0, 1});
+  for (uint64_t seed = 1; seed <= 400 && !HasFailure(); ++seed)
+    check_graph(seed, {.num_threads = 2}, {2, 1, 2, 3, 0, 1});
 }
 
 TEST(ProgramRandom, AlsoWithKernelsChosenByTime) {
-  for (uint64_t seed = 1000; seed < 1030 && !HasFailure(); ++seed) check_graph(seed, Tuning::kMeasure, {2, 2, 1});
+  for (uint64_t seed = 1000; seed < 1030 && !HasFailure(); ++seed)
+    check_graph(seed, {.num_threads = 2, .tuning = Tuning::kMeasure}, {2, 2, 1});
+}
+
+TEST(ProgramRandom, AlsoInBf16) {
+  for (uint64_t seed = 2000; seed < 2150 && !HasFailure(); ++seed) {
+    check_graph(seed, {.num_threads = 2, .precision = Precision::kBF16}, {2, 1, 0});
+  }
 }
 
 }  // namespace

@@ -54,7 +54,8 @@ std::vector<std::string> kernels_of(Executor& executor, const std::vector<Value>
 
 void expect_same(const std::vector<Value>& got, const std::vector<Value>& wanted, double tolerance = 1e-5) {
   ASSERT_EQ(got.size(), wanted.size());
-  for (size_t i = 0; i < got.size(); ++i) expect_close(got[i].tensor, wanted[i].tensor, tolerance, 0, "output " + std::to_string(i));
+  for (size_t i = 0; i < got.size(); ++i)
+    expect_close(got[i].tensor, wanted[i].tensor, tolerance, 0, "output " + std::to_string(i));
 }
 
 // Compiled as it is and after all passes, against the operators' own code.
@@ -70,8 +71,9 @@ ValueId pass_through(Builder& b, ValueId condition, ValueId id) {
   Builder same, other;
   const ValueId a = same.capture(id), c = other.capture(id);
   const ValueId d = other.node("Neg", {c});
-  return b.node("If", {condition}, {{"then_branch", for_test::body(same.finish({a}))},
-                                    {"else_branch", for_test::body(other.finish({d}))}});
+  return b.node(
+      "If", {condition},
+      {{"then_branch", for_test::body(same.finish({a}))}, {"else_branch", for_test::body(other.finish({d}))}});
 }
 
 TEST(Program, ResultsOutliveInputsAndExecutor) {
@@ -126,12 +128,14 @@ TEST(Program, SequencesLeaveTheBlock) {
 // What could be reordered between layouts if its elements were smaller.
 TEST(Program, WideElementsStayInOrder) {
   Builder b;
-  const ValueId x = b.input(ValueType::tensor(ElementType::kI64, {1, 3, 1, 1})), y = b.input(ValueType::tensor(ElementType::kI64, {1, 1, 4, 4}));
+  const ValueId x = b.input(ValueType::tensor(ElementType::kI64, {1, 3, 1, 1})),
+                y = b.input(ValueType::tensor(ElementType::kI64, {1, 1, 4, 4}));
   const ValueId sum = b.node("Add", {x, y}), product = b.node("Mul", {sum, x});
   const ValueId joined = b.node("Concat", {product, sum}, {{"axis", integer(1)}});
   Random random(3);
   expect_agrees(make_model(b.finish({product, joined})),
-                {random_tensor(random, {1, 3, 1, 1}, ElementType::kI64, -9, 9), random_tensor(random, {1, 1, 4, 4}, ElementType::kI64, -9, 9)});
+                {random_tensor(random, {1, 3, 1, 1}, ElementType::kI64, -9, 9),
+                 random_tensor(random, {1, 1, 4, 4}, ElementType::kI64, -9, 9)});
 }
 
 TEST(Program, OneConstantInTwoRoles) {
@@ -151,7 +155,8 @@ TEST(Program, ConstantFactorsAndAddends) {
   const ValueId x = b.input(floats({4, 6}));
   const ValueId left = b.node("MatMul", {b.constant(random_tensor(random, {3, 4})), x});
   const ValueId position = b.node("Add", {left, b.constant(random_tensor(random, {3, 6}))});
-  const ValueId gemm = b.node("Gemm", {x, b.constant(random_tensor(random, {6, 2})), b.constant(random_tensor(random, {4, 2}))}, {}, 13);
+  const ValueId gemm =
+      b.node("Gemm", {x, b.constant(random_tensor(random, {6, 2})), b.constant(random_tensor(random, {4, 2}))}, {}, 13);
   const ValueId image = b.node("Reshape", {x, b.constant(Tensor::vector<int64_t>({1, 6, 2, 2}))});
   const ValueId conv = b.node("Conv", {image, b.constant(random_tensor(random, {16, 6, 1, 1}))});
   const ValueId added = b.node("Relu", {b.node("Add", {conv, b.constant(random_tensor(random, {1, 16, 2, 2}))})});
@@ -170,12 +175,15 @@ TEST(Program, MemoryIsSharedOnlyIfNobodyCanTell) {
   const ValueId again = b.node("Concat", {outer, mean}, {{"axis", integer(0)}});
   const ValueId late = b.node("Add", {d, mean});
   const ValueId gate = b.node("ReduceMean", {late, b.constant(Tensor::vector<int64_t>({1}))});
-  const ValueId gated = b.node("Mul", {b.node("Conv", {late, b.constant(random_tensor(random, {32, 16, 3, 3}))}, {{"pads", integers({1, 1, 1, 1})}}), gate});
+  const ValueId gated = b.node("Mul", {b.node("Conv", {late, b.constant(random_tensor(random, {32, 16, 3, 3}))},
+                                              {{"pads", integers({1, 1, 1, 1})}}),
+                                       gate});
   const auto model = make_model(b.finish({inner, again, gated, fold}));
   expect_agrees(model, {random_tensor(random, {1, 16, 4, 4})});
   expect_agrees(model, {random_tensor(random, {3, 16, 4, 4})});
   Executor executor(model, as_is());
-  EXPECT_THAT(kernels_of(executor, {random_tensor(random, {1, 16, 4, 4})}), Contains(HasSubstr("Concat: concat")).Times(3));
+  EXPECT_THAT(kernels_of(executor, {random_tensor(random, {1, 16, 4, 4})}),
+              Contains(HasSubstr("Concat: concat")).Times(3));
 }
 
 TEST(Program, MoreShapesThanProgramsAreKept) {
@@ -184,10 +192,12 @@ TEST(Program, MoreShapesThanProgramsAreKept) {
   const ValueId x = b.input(floats({n(), 4}));
   Builder then_branch, else_branch;
   const ValueId t = then_branch.capture(x), e = else_branch.capture(x);
-  const ValueId sum = b.node("ReduceSum", {x, b.constant(Tensor::vector<int64_t>({0, 1}))}, {{"keepdims", integer(0)}}, 13);
+  const ValueId sum =
+      b.node("ReduceSum", {x, b.constant(Tensor::vector<int64_t>({0, 1}))}, {{"keepdims", integer(0)}}, 13);
   const ValueId is_positive = b.node("Greater", {sum, b.constant(Tensor::scalar<float>(0))});
-  const ValueId picked = b.node("If", {is_positive}, {{"then_branch", for_test::body(then_branch.finish({then_branch.node("Relu", {t})}))},
-                                                      {"else_branch", for_test::body(else_branch.finish({else_branch.node("Neg", {e})}))}});
+  const ValueId picked = b.node("If", {is_positive},
+                                {{"then_branch", for_test::body(then_branch.finish({then_branch.node("Relu", {t})}))},
+                                 {"else_branch", for_test::body(else_branch.finish({else_branch.node("Neg", {e})}))}});
   const ValueId y = b.node("MatMul", {picked, b.constant(random_tensor(random, {4, 3}))});
   const auto model = make_model(b.finish({y, picked}));
   Executor executor(model, as_is()), reference(model, interpreted());
@@ -213,7 +223,9 @@ TEST(Program, ErrorsNameTheNodeAndTheNextRunWorks) {
   Executor executor(model, as_is()), reference(model, interpreted());
   const Value data = random_tensor(random, {3, 4});
   for (int i = 0; i < 3; ++i) {
-    EXPECT_THAT(message_of([&] { executor.run(std::vector<Value>{data, Tensor::vector<int64_t>({0, 3})}); }),
+    EXPECT_THAT(message_of([&] {
+                  executor.run(std::vector<Value>{data, Tensor::vector<int64_t>({0, 3})});
+                }),
                 HasSubstr("node 'lookup' (Gather"));
     const std::vector<Value> inputs = {data, Tensor::vector<int64_t>({-1, i})};
     expect_same(executor.run(inputs), reference.run(inputs), 0);
@@ -225,15 +237,18 @@ TEST(Program, ShapesThatOnlyTheRunKnows) {
   Builder b, wide, narrow;
   const ValueId x = b.input(floats({2, 8})), condition = b.input(ValueType::tensor(ElementType::kBool, {}));
   const ValueId w = wide.capture(x), v = narrow.capture(x);
-  const ValueId half = narrow.node("Slice", {v, narrow.constant(Tensor::vector<int64_t>({0})), narrow.constant(Tensor::vector<int64_t>({4})),
-                                             narrow.constant(Tensor::vector<int64_t>({1}))});
-  const ValueId picked = b.node("If", {condition}, {{"then_branch", for_test::body(wide.finish({wide.node("Neg", {w})}))},
-                                                    {"else_branch", for_test::body(narrow.finish({half}))}});
+  const ValueId half = narrow.node(
+      "Slice", {v, narrow.constant(Tensor::vector<int64_t>({0})), narrow.constant(Tensor::vector<int64_t>({4})),
+                narrow.constant(Tensor::vector<int64_t>({1}))});
+  const ValueId picked = b.node("If", {condition},
+                                {{"then_branch", for_test::body(wide.finish({wide.node("Neg", {w})}))},
+                                 {"else_branch", for_test::body(narrow.finish({half}))}});
   const ValueId y = b.node("Tanh", {b.node("Add", {picked, picked})});
   const ValueId spots = b.node("NonZero", {y}), count = b.node("Shape", {spots});
   const auto model = make_model(b.finish({y, spots, count, b.node("Transpose", {spots})}));
   Random random(9);
-  for (const bool is_wide : {true, false}) expect_agrees(model, {random_tensor(random, {2, 8}), Tensor::scalar<bool>(is_wide)});
+  for (const bool is_wide : {true, false})
+    expect_agrees(model, {random_tensor(random, {2, 8}), Tensor::scalar<bool>(is_wide)});
 }
 
 TEST(Program, MaxBytes) {
@@ -255,8 +270,12 @@ TEST(Program, ExecutorsOfOneModelOnManyThreads) {
   Random random(11);
   Builder b;
   const ValueId x = b.input(floats({n(), 3, 12, 12})), condition = b.input(ValueType::tensor(ElementType::kBool, {}));
-  ValueId h = b.node("Relu", {b.node("Conv", {x, b.constant(random_tensor(random, {32, 3, 3, 3}))}, {{"pads", integers({1, 1, 1, 1})}})});
-  h = b.node("Add", {b.node("Conv", {h, b.constant(random_tensor(random, {32, 32, 3, 3}, ElementType::kF32, -0.1, 0.1))}, {{"pads", integers({1, 1, 1, 1})}}), h});
+  ValueId h = b.node("Relu", {b.node("Conv", {x, b.constant(random_tensor(random, {32, 3, 3, 3}))},
+                                     {{"pads", integers({1, 1, 1, 1})}})});
+  h = b.node("Add",
+             {b.node("Conv", {h, b.constant(random_tensor(random, {32, 32, 3, 3}, ElementType::kF32, -0.1, 0.1))},
+                     {{"pads", integers({1, 1, 1, 1})}}),
+              h});
   h = b.node("Flatten", {b.node("GlobalAveragePool", {pass_through(b, condition, h)})});
   const ValueId w = b.constant(random_tensor(random, {32, 32}));
   h = b.node("Gemm", {b.node("MatMul", {h, w}), w}, {{"transB", integer(1)}}, 13);
@@ -276,7 +295,8 @@ TEST(Program, ExecutorsOfOneModelOnManyThreads) {
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
       Executor executor(shared, {.num_threads = 1 + t % 2, .tuning = t == 3 ? Tuning::kMeasure : Tuning::kNone});
-      for (int i = 0; i < kRuns; ++i) results[static_cast<size_t>(t)].push_back(executor.run(inputs[static_cast<size_t>(i)]));
+      for (int i = 0; i < kRuns; ++i)
+        results[static_cast<size_t>(t)].push_back(executor.run(inputs[static_cast<size_t>(i)]));
     });
   }
   for (std::thread& thread : threads) thread.join();

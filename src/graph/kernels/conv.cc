@@ -121,7 +121,7 @@ std::vector<KernelChoice> list_conv(const KernelRequest& request) {
   Conv conv{.request = request};
   conv.is_quantised = request.node.op_type == "QConv";
   auto has = [&](int i) {
-    return i < static_cast<int>(request.inputs.size()) && request.inputs[static_cast<size_t>(i)].type != ElementType::kUndefined;
+    return i < static_cast<int>(request.inputs.size()) && conv.input(i).type != ElementType::kUndefined;
   };
   if (conv.is_quantised) {
     conv.w = kQuantisedW;

@@ -63,8 +63,8 @@ class Primitive final : public Kernel {
 // to what the activation gives.
 bool append_activation(dnnl::post_ops& post_ops, const Node& node, float scale = 1);
 
-// Runs make(), null where oneDNN has no such primitive. Some that it offers it then fails to assemble; the node has other
-// ways, at least the operator's own code.
+// Runs make(), null where oneDNN has no such primitive. Some that it offers it then fails to assemble; the node has
+// other ways, at least the operator's own code.
 template <typename Make>
 std::unique_ptr<Kernel> try_make(Make&& make) {
   try {

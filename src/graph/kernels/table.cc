@@ -59,7 +59,9 @@ const char* name(Layout layout) {
 
 int64_t bytes_of(const TensorInfo& info) {
   int64_t count = info.shape.count();
-  if (info.layout == Layout::kBlocked16 && info.shape[1] > 0) count = count / info.shape[1] * ((info.shape[1] + 15) / 16 * 16);
+  if (info.layout == Layout::kBlocked16 && info.shape[1] > 0) {
+    count = count / info.shape[1] * ((info.shape[1] + 15) / 16 * 16);
+  }
   return count * get_info(info.type).bytes;
 }
 
