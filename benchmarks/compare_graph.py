@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sluice beside ONNX Runtime on the same models, taking turns in one run, because machines are noisy and ratios are not.
+"""Sluice beside ONNX Runtime on the same models, in turn in one run, because machines are noisy and ratios are not.
 
   PEERS=FOLDER benchmarks/compare_graph.py --models FOLDER [--rounds 3] [--quick] [--write-readme]
   PEERS=FOLDER benchmarks/compare_graph.py resnet50.onnx=input:f32:4x3x224x224 ...
@@ -164,8 +164,8 @@ class Comparison:
         self.has_peer = has_node and (peers / "node_modules/onnxruntime-node").is_dir() and \
             os.path.isfile(args.peer_script)
         if not self.has_peer:
-            print("SKIPPED ONNX Runtime: needs node, PEERS naming a folder where `npm install onnxruntime-node` was run, "
-                  "and --peer-script or PEER_SCRIPT naming a script", file=sys.stderr)
+            print("SKIPPED ONNX Runtime: needs node, PEERS naming a folder where `npm install onnxruntime-node` was "
+                  "run, and --peer-script or PEER_SCRIPT naming a script", file=sys.stderr)
         elif args.threads != 2:
             print(f"NO RATIOS: the script runs 2 threads, sluice {args.threads}", file=sys.stderr)
         info = compare.run_json([args.binary, "info", "--json"])
@@ -203,7 +203,8 @@ class Comparison:
         for case in self.args.cases:
             with tempfile.TemporaryDirectory() as folder:
                 print(f"{case.name}: building {', '.join(self.args.precisions)}", file=sys.stderr)
-                rows = [row for row in (self.build(case, precision, folder) for precision in self.args.precisions) if row]
+                built = [self.build(case, precision, folder) for precision in self.args.precisions]
+                rows = [row for row in built if row]
                 turns = [lambda row=row: self.measure(row) for row in rows]
                 if self.has_peer:
                     turns.insert(0, lambda: self.measure_peer(case))
@@ -218,8 +219,8 @@ class Comparison:
         return statistics.median(theirs) / row.median() if theirs and self.args.threads == 2 else None
 
     def table(self):
-        lines = [f"{self.machine}; medians of {self.args.rounds}; a ratio above 1 is in our favour. ONNX Runtime computes "
-                 "in float32 in each row.", "",
+        lines = [f"{self.machine}; medians of {self.args.rounds}; a ratio above 1 is in our favour. ONNX Runtime "
+                 "computes in float32 in each row.", "",
                  "| model | precision | sluice ms | ONNX Runtime ms | ratio | target |", "|---|---|---|---|---|---|"]
         for precision in self.args.precisions:
             ratios = []
@@ -236,14 +237,15 @@ class Comparison:
                 lines.append(f"| geometric mean | {precision} | | | {mean:.2f} | "
                              f"{describe_target(mean, MEAN_TARGETS.get(precision))} |")
         lines += ["", "Memory for everything between inputs and outputs, beside what it would be if no tensor took the "
-                  "memory of one that is dead; and seconds that `sluice optimize` takes, and to load the plan and make it "
-                  "ready for the shape:", "",
+                  "memory of one that is dead; and seconds that `sluice optimize` takes, and to load the plan and make "
+                  "it ready for the shape:", "",
                   "| model | precision | activations MB | without reuse MB | share | plan built s | ready s | times |",
                   "|---|---|---|---|---|---|---|---|"]
         for row in self.rows:
             used, naive = row.report["activation_bytes"] / 1e6, row.report["activation_bytes_without_reuse"] / 1e6
             ready = statistics.median(row.ready_seconds)
-            lines.append(f"| {row.case.name} | {row.precision} | {used:.2f} | {naive:.2f} | {used / max(naive, 1e-9):.2f} "
+            share = used / max(naive, 1e-9)
+            lines.append(f"| {row.case.name} | {row.precision} | {used:.2f} | {naive:.2f} | {share:.2f} "
                          f"| {row.build_seconds:.2f} | {ready:.3f} | {row.build_seconds / ready:.1f} |")
         return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 // Runs an ONNX or TFLite model, or a plan, through the C++ API: run_model MODEL [NAME:DIMxDIM...]
 //
-// Prints what the model takes and gives, feeds it zeros (floats 0.5) of the sizes that the arguments say (dimensions that
-// nobody says are 1), and prints the beginning of each output.
+// Prints what the model takes and gives, feeds it zeros (floats: 0.5) of the sizes that the arguments say (1 where
+// nobody says one), and prints the beginning of each output.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

@@ -32,7 +32,7 @@ void add_dump(CLI::App& parent) {
     }
     if (graph::is_plan(flags->path)) {
       if (!flags->after.empty() || !flags->disabled.empty()) {
-        throw UsageError{flags->path + " is a plan, through all passes already: --after and --disable-pass need a model"};
+        throw UsageError{flags->path + " is a plan, after all passes already: --after and --disable-pass need a model"};
       }
       std::printf("%s", graph::dump(graph::load_plan(flags->path).shared->model->graph).c_str());
       return;

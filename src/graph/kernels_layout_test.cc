@@ -257,8 +257,9 @@ TEST(KernelsReorder, MovesBits) {
           ASSERT_EQ(std::memcmp(output.data(), wanted->data(), static_cast<size_t>(bytes_of(target))), 0)
               << to_string(source) << " to " << to_string(target);
           ASSERT_TRUE(output.is_intact() && scratch.is_intact());
-          const bool is_same = std::memcmp(input->data(), wanted->data(), static_cast<size_t>(bytes_of(target))) == 0 &&
-                               bytes_of(source) == bytes_of(target);
+          const auto bytes = static_cast<size_t>(bytes_of(target));
+          const bool is_same =
+              bytes_of(source) == bytes_of(target) && std::memcmp(input->data(), wanted->data(), bytes) == 0;
           EXPECT_TRUE(is_same || !is_same_order(shape, from, to)) << to_string(source) << " to " << to_string(target);
         }
       }

@@ -18,6 +18,8 @@ std::vector<KernelChoice> list_permuted(const KernelRequest& request);
 std::vector<KernelChoice> list_quantised_pool(const KernelRequest& request);
 std::vector<KernelChoice> list_attention(const KernelRequest& request);
 std::vector<KernelChoice> list_layer_norm(const KernelRequest& request);
+std::vector<KernelChoice> list_quantise(const KernelRequest& request);
+std::vector<KernelChoice> list_dynamic_quantise(const KernelRequest& request);
 std::vector<KernelChoice> list_concat(const KernelRequest& request);
 
 }  // namespace sluice::graph::kernels

@@ -82,6 +82,115 @@ memory::dims contiguous(const memory::dims& dims) {
   return strides;
 }
 
+// A product of bytes whose first factor was quantised a moment ago, so that its scale and zero point come as inputs.
+// The library is fast where scales are known: those of the weights are, the other one is multiplied in afterwards, and
+// what the zero point adds to each sum goes in as a bias.
+class DynamicMatMul final : public Kernel {
+ public:
+  // `offsets` is what the primitive reads as its bias, `sums` those of the weights' columns, both [n].
+  DynamicMatMul(std::unique_ptr<Primitive> primitive, Tensor sums, Tensor offsets, ElementType x_type)
+      : primitive_(std::move(primitive)), sums_(std::move(sums)), offsets_(std::move(offsets)), x_type_(x_type) {}
+
+  void run(std::span<const void* const> inputs, std::span<void* const> outputs, void* scratch,
+           ThreadPool& pool) override {
+    const void* data = inputs[2];
+    const int zero = data == nullptr                ? 0
+                     : x_type_ == ElementType::kU8 ? *static_cast<const uint8_t*>(data)
+                                                   : *static_cast<const int8_t*>(data);
+    const float* sums = sums_.data<float>();
+    float* offsets = offsets_.data<float>();
+    for (int64_t i = 0; i < offsets_.count(); ++i) offsets[i] = static_cast<float>(-zero) * sums[i];
+    primitive_->run(inputs, outputs, scratch, pool);
+  }
+  size_t scratch_bytes() const override { return primitive_->scratch_bytes(); }
+
+ private:
+  const std::unique_ptr<Primitive> primitive_;
+  const Tensor sums_;
+  Tensor offsets_;
+  const ElementType x_type_;
+};
+
+// Of each column of a matrix of bytes.
+Tensor sum_columns(const Tensor& w, const Factor& b) {
+  Tensor sums(ElementType::kF32, Shape{b.dims[1]});
+  for (int64_t j = 0; j < b.dims[1]; ++j) {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < b.dims[0]; ++i) sum += w.data<int8_t>()[i * b.strides[0] + j * b.strides[1]];
+    sums.data<float>()[j] = static_cast<float>(sum);
+  }
+  return sums;
+}
+
+// Null if the product is not of that kind, or has parts that such products do not have.
+std::unique_ptr<Kernel> make_dynamic(const KernelRequest& request, const MatMul& matmul) {
+  return onednn::try_make([&]() -> std::unique_ptr<Kernel> {
+    auto has = [&](size_t i) { return i < request.inputs.size() && request.inputs[i].type != ElementType::kUndefined; };
+    auto constant = [&](size_t i) { return i < request.constants.size() ? request.constants[i] : nullptr; };
+    const Tensor *w = constant(kQuantisedW), *w_scale = constant(4);
+    const bool fits = w != nullptr && w_scale != nullptr && w->type() == ElementType::kI8 && w->rank() == 2 &&
+                      !has(8) && !has(10) && !matmul.transposes_a && request.inputs[0].shape.rank() >= 2 &&
+                      request.inputs[1].shape.count() == 1 && request.inputs[1].type == ElementType::kF32 &&
+                      (!has(2) || request.inputs[2].shape.count() == 1) &&
+                      request.outputs[0].type == ElementType::kF32 && (!has(5) || is_zero(constant(5)));
+    if (!fits || (matmul.bias >= 0 && constant(static_cast<size_t>(matmul.bias)) == nullptr)) return nullptr;
+    const Factor b = view(w->shape(), matmul.transposes_b, true);
+    const int64_t k = request.inputs[0].shape.back(), n = b.dims[1], rows = request.inputs[0].shape.count() / k;
+    const Tensor w_scales = to_float(*w_scale);
+    if (b.dims[0] != k || (w_scales.count() != 1 && w_scales.count() != n)) return nullptr;
+    if (matmul.addend >= 0 && request.inputs[static_cast<size_t>(matmul.addend)].type != ElementType::kF32) {
+      return nullptr;
+    }
+
+    using enum memory::data_type;
+    const memory::desc src({rows, k}, *onednn::type_of(request.inputs[0].type), memory::format_tag::ab);
+    const memory::desc dst({rows, n}, f32, memory::format_tag::ab), plain_b(b.dims, s8, b.strides);
+    const memory::desc row({1, n}, f32, memory::format_tag::ab), number({1, 1}, f32, memory::format_tag::ab);
+    dnnl::primitive_attr attributes = onednn::make_attributes();
+    attributes.set_output_scales(w_scales.count() > 1 ? 1 << 1 : 0,
+                                 std::vector<float>(w_scales.values<float>().begin(), w_scales.values<float>().end()));
+    dnnl::post_ops post_ops;
+    post_ops.append_binary(dnnl::algorithm::binary_mul, number);
+    Tensor bias;
+    if (matmul.bias >= 0) {
+      bias = to_float(*constant(static_cast<size_t>(matmul.bias)));
+      if (bias.count() == 1 && n > 1) {
+        const float value = *bias.data<float>();
+        bias = Tensor(ElementType::kF32, Shape{n});
+        std::fill_n(bias.data<float>(), n, value);
+      }
+      if (bias.count() != n) return nullptr;
+      post_ops.append_binary(dnnl::algorithm::binary_add, row);
+    }
+    const int addend_position = post_ops.len();
+    if (matmul.addend >= 0) post_ops.append_binary(dnnl::algorithm::binary_add, dst);
+    if (!onednn::append_activation(post_ops, request.node)) return nullptr;
+    attributes.set_post_ops(post_ops);
+    const memory::desc weights(b.dims, s8, memory::format_tag::any);
+    const dnnl::matmul::primitive_desc primitive_desc(dnnl::matmul::desc(src, weights, row, dst), attributes,
+                                                      onednn::engine());
+    if (std::string_view(primitive_desc.impl_info_str()).starts_with("ref")) return nullptr;
+    const Tensor offsets(ElementType::kF32, Shape{n});
+    std::vector<Primitive::Argument> arguments;
+    arguments.push_back({.name = DNNL_ARG_SRC, .desc = src, .input = 0});
+    arguments.push_back({.name = DNNL_ARG_WEIGHTS, .desc = primitive_desc.weights_desc(),
+                         .constant = onednn::pack(request.weights, *w, plain_b, primitive_desc.weights_desc())});
+    arguments.push_back({.name = DNNL_ARG_BIAS, .desc = row, .constant = offsets});
+    arguments.push_back({.name = DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, .desc = number, .input = 1});
+    if (!bias.is_null()) {
+      arguments.push_back({.name = DNNL_ARG_ATTR_MULTIPLE_POST_OP(1) | DNNL_ARG_SRC_1, .desc = row, .constant = bias});
+    }
+    if (matmul.addend >= 0) {
+      arguments.push_back({.name = DNNL_ARG_ATTR_MULTIPLE_POST_OP(addend_position) | DNNL_ARG_SRC_1, .desc = dst,
+                           .input = matmul.addend});
+    }
+    arguments.push_back({.name = DNNL_ARG_DST, .desc = dst, .output = 0});
+    auto primitive = std::make_unique<Primitive>(dnnl::matmul(primitive_desc), primitive_desc.scratchpad_desc(),
+                                                 std::move(arguments));
+    return std::make_unique<DynamicMatMul>(std::move(primitive), sum_columns(*w, b), offsets, request.inputs[0].type);
+  });
+}
+
 std::unique_ptr<Kernel> make_matmul(const KernelRequest& request, const MatMul& matmul) {
   return onednn::try_make([&]() -> std::unique_ptr<Kernel> {
     auto input = [&](int i) -> const TensorInfo& { return request.inputs[static_cast<size_t>(i)]; };
@@ -143,11 +252,6 @@ std::unique_ptr<Kernel> make_matmul(const KernelRequest& request, const MatMul& 
       if (!onednn::append_activation(post_ops, request.node)) return nullptr;
     }
     attributes.set_post_ops(post_ops);
-    if (matmul.addend >= 0 && matmul.bias < 0 && bias.is_null()) {
-      // oneDNN 2.6 reads a wild address where an addend comes without a bias.
-      bias = Tensor(ElementType::kF32, Shape{b.dims.back()});
-      std::fill_n(bias.data<float>(), bias.count(), 0.0f);
-    }
 
     memory::dims bias_dims(rank, 1);
     memory::desc bias_desc;
@@ -201,7 +305,11 @@ std::vector<KernelChoice> list_matmul(const KernelRequest& request) {
   KernelChoice choice{.name = "matmul"};
   choice.inputs.assign(request.inputs.size(), Layout::kPlain);
   choice.outputs.assign(request.outputs.size(), Layout::kPlain);
-  choice.make = [request, matmul = *matmul] { return make_matmul(request, matmul); };
+  const bool is_dynamic = matmul->is_quantised && request.constants[1] == nullptr;
+  if (is_dynamic) choice.name = "matmul dynamic";
+  choice.make = [request, matmul = *matmul, is_dynamic] {
+    return is_dynamic ? make_dynamic(request, matmul) : make_matmul(request, matmul);
+  };
   return {choice};
 }
 

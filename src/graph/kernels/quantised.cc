@@ -1,5 +1,6 @@
 #include "graph/kernels/quantised.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "graph/ops/convert.h"
@@ -13,6 +14,13 @@ Tensor to_float(const Tensor& constant) {
   ThreadPool pool(1);
   ops::convert_elements(constant, converted, {}, pool);
   return converted;
+}
+
+bool is_zero(const Tensor* constant) {
+  if (constant == nullptr) return false;
+  const Tensor numbers = to_float(*constant);
+  const std::span<const float> values = numbers.values<float>();
+  return std::all_of(values.begin(), values.end(), [](float value) { return value == 0; });
 }
 
 std::optional<QuantisedParts> read_quantised(const KernelRequest& request, int64_t channels) {
@@ -30,13 +38,7 @@ std::optional<QuantisedParts> read_quantised(const KernelRequest& request, int64
   const Tensor* w_scale = constant(4);
   if (!x_scale || !x_zero || !z_scale || !z_zero || !y_scale || !y_zero || w_scale == nullptr) return std::nullopt;
   if (request.inputs[kQuantisedW].type != ElementType::kI8) return std::nullopt;
-  if (has(5)) {
-    if (constant(5) == nullptr) return std::nullopt;
-    const Tensor zeros = to_float(*constant(5));
-    for (const float zero : zeros.values<float>()) {
-      if (zero != 0) return std::nullopt;
-    }
-  }
+  if (has(5) && !is_zero(constant(5))) return std::nullopt;
   QuantisedParts parts{.x_scale = *x_scale, .x_zero = static_cast<int>(*x_zero), .z_scale = *z_scale,
                        .z_zero = static_cast<int>(*z_zero), .y_scale = *y_scale, .y_zero = static_cast<int>(*y_zero)};
   const Tensor scales = to_float(*w_scale);

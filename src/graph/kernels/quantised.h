@@ -33,6 +33,8 @@ bool append_quantised(QuantisedParts& parts, const KernelRequest& request, int c
                       const dnnl::memory::desc& addend, dnnl::primitive_attr& attributes, dnnl::post_ops& post_ops,
                       Tensor& bias);
 
+// Whether all elements are 0; false if it is not known.
+bool is_zero(const Tensor* constant);
 // A constant of any number type as f32.
 Tensor to_float(const Tensor& constant);
 

@@ -28,6 +28,8 @@ constexpr Entry kEntries[] = {
     {"", "AveragePool", kernels::list_pool},
     {"", "GlobalAveragePool", kernels::list_global_pool},
     {"com.microsoft", "QLinearGlobalAveragePool", kernels::list_quantised_pool},
+    {"", "QuantizeLinear", kernels::list_quantise},
+    {"", "DynamicQuantizeLinear", kernels::list_dynamic_quantise},
     {"", "Concat", kernels::list_concat},
     {"", "Attention", kernels::list_attention},
     {"", "LayerNormalization", kernels::list_layer_norm},
