@@ -280,6 +280,19 @@ TEST_F(GraphApi, SaysWhatIsWrongWithFilesAndOptions) {
   EXPECT_THAT(message_of([&] { rebuild_graph_plan(model); }), HasSubstr("no plan"));
 }
 
+TEST_F(GraphApi, StaysWithinItsMemoryAndGoesOn) {
+  GraphInstance instance(load_bytes(make_classifier()), {.num_threads = 1, .tunes = false, .max_bytes = 1 << 16});
+  const std::vector<float> many(10'000 * kFeatures), one = numbers(kFeatures);
+  try {
+    instance.run({GraphInput::of<float>("x", {10'000, kFeatures}, many)});
+    FAIL() << "160,000 bytes of scores fit into 65,536";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::kResourceExhausted) << error.message();
+  }
+  expect_near(instance.run({GraphInput::of<float>("x", {1, kFeatures}, one)})[0].values<float>(), expected_scores(one),
+              1e-5f);
+}
+
 TEST_F(GraphApi, RefusesSequences) {
   Builder b;
   const auto x = b.input(ValueType::tensor(ElementType::kF32, {4}));

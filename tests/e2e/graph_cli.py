@@ -183,8 +183,8 @@ class GraphCli(unittest.TestCase):
         self.assertGreater(self.cosine(self.plan, "--shapes", "image:4x3x16x16"), 0.99999)
         report = self.bench(self.plan, "--shapes", "image:4x3x16x16", "--layers")
         for key in ("commit", "cpu", "isa", "threads", "model", "precision", "inputs", "load_seconds",
-                    "compile_seconds", "activation_bytes", "activation_bytes_without_reuse", "packed_weight_bytes", "runs",
-                    "throughput_qps", "gflops", "latency_ms", "interrupted", "layers"):
+                    "compile_seconds", "activation_bytes", "activation_bytes_without_reuse",
+                    "packed_weight_bytes", "runs", "throughput_qps", "gflops", "latency_ms", "interrupted", "layers"):
             self.assertIn(key, report)
         self.assertEqual(set(report["latency_ms"]), {"min", "max", "mean", "median", "p90", "p95", "p99"})
         self.assertGreaterEqual(report["runs"], 3)
