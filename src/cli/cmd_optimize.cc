@@ -173,6 +173,9 @@ void run(const CLI::App& command, Flags& flags) {
                              "--image-mean", "--image-deviation"}) {
     if (!is_int8 && command.count(option) > 0) throw UsageError{fmt::format("{} needs --precision int8", option)};
   }
+  if (graph::is_plan(flags.model)) {
+    throw UsageError{flags.model + " is a plan already: --rebuild builds it anew, anything else needs the model"};
+  }
   graph::Model model = graph::import_model(flags.model);
   std::vector<graph::Profile> profiles = read_profiles(flags, model.graph);
   if (is_int8) model = quantize(model, flags);

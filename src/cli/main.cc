@@ -101,6 +101,7 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   using namespace sluice;
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe or socket is a failed write, not the end of the process
+  std::signal(SIGXFSZ, SIG_IGN);  // and so is a file that may not grow further
   try {
     return cli::run(argc, argv);
   } catch (const cli::ExitCode& exit) {

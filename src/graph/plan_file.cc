@@ -265,7 +265,10 @@ class PlanReader {
     const std::span<const uint8_t> bytes = part(where.at("offset").to_number<int64_t>(),
                                                 where.at("bytes").to_number<int64_t>());
     if (to_hex(hash_of(bytes)) != where.at("hash").as_string()) {
-      fail_plan(fmt::format("is damaged (section {}): rebuild it with `sluice optimize --rebuild {}`", name, path_));
+      // Of what rebuilding needs itself there is no other copy.
+      const bool is_source = name == std::string_view("source") || name == std::string_view("constants");
+      fail_plan(fmt::format("is damaged (section {}): {}", name,
+                            is_source ? "build it anew with `sluice optimize`" : rebuild_advice()));
     }
     return bytes;
   }
@@ -276,6 +279,9 @@ class PlanReader {
     info.isa = manifest_.at("isa").as_string();
     info.source = manifest_.at("source_name").as_string();
     info.num_threads = manifest_.at("threads").to_number<int>();
+    if (info.num_threads < 1 || info.num_threads > 1024) {
+      fail_plan(fmt::format("is for {} threads, which cannot be: build it anew", info.num_threads));
+    }
     info.precision = parse_precision(std::string(manifest_.at("precision").as_string()));
     info.stores_halves = manifest_.at("stores_halves").as_bool();
     for (const json::value& pass : manifest_.at("disabled_passes").as_array()) {
@@ -328,16 +334,24 @@ class PlanReader {
       const Shape shape = shape_of(entry.at("dims"));
       const auto size = static_cast<int64_t>(constants.size());
       const bool is_known = type == ElementType::kU8 || type == ElementType::kBF16 || type == ElementType::kF32;
-      const int64_t bytes = is_known ? TensorInfo{type, shape}.shape.count() * get_info(type).bytes : -1;
-      if (from < 0 || from >= size || at < 0 || at > size || bytes < 0 || bytes > size - at) {
-        fail_plan("is damaged (packed weights): rebuild it with `sluice optimize --rebuild`");
+      int64_t bytes = is_known ? get_info(type).bytes : -1;
+      for (const int64_t dim : shape) {
+        if (__builtin_mul_overflow(bytes, dim, &bytes)) bytes = -1;
       }
-      const Tensor constant = Tensor::wrap(ElementType::kU8, Shape{1}, constants.data() + from, file_);
+      if (from < 0 || from >= size || at < 0 || at > size || bytes < 0 || bytes > size - at || at % kAlignment != 0) {
+        fail_plan("is damaged (packed weights): " + rebuild_advice());
+      }
+      // Only its address and its description count.
+      const auto constant_type = entry.at("constant_type").to_number<uint8_t>();
+      if (constant_type == 0 || constant_type >= kNumElementTypes) fail_plan("is damaged: " + rebuild_advice());
+      const Tensor constant = Tensor::wrap(static_cast<ElementType>(constant_type), shape_of(entry.at("constant_dims")),
+                                           constants.data() + from, file_);
       weights.put(constant, bytes_of_hex(entry.at("order").as_string()),
                   Tensor::wrap(type, shape, constants.data() + at, file_));
     }
   }
 
+  std::string rebuild_advice() const { return "rebuild it with `sluice optimize --rebuild " + path_ + "`"; }
   [[noreturn]] void fail_plan(const std::string& problem) const {
     fail(Code::kInvalidArgument, "{} {}", path_, problem);
   }
@@ -373,9 +387,9 @@ auto with_plan(const std::string& path, Body&& body) {
     throw;
   } catch (const std::bad_alloc&) {
     throw;
-  } catch (const std::exception& error) {
-    fail(Code::kInvalidArgument, "{} is damaged (its manifest: {}): build it anew with `sluice optimize`", path,
-         error.what());
+  } catch (const std::exception&) {
+    fail(Code::kInvalidArgument, "{} is damaged (its manifest lacks something): build it anew with `sluice optimize`",
+         path);
   }
 }
 
@@ -428,6 +442,8 @@ void write_plan(const std::string& path, const Shared& shared, const Model& sour
       const ExternalPlace place = constants.put(
           {static_cast<const uint8_t*>(entry.packed.raw()), static_cast<size_t>(entry.packed.bytes())});
       packed.push_back(json::object{{"constant", from->offset},
+                                    {"constant_type", static_cast<int>(entry.constant.type())},
+                                    {"constant_dims", to_json(entry.constant.shape())},
                                     {"order", hex_of(entry.order)},
                                     {"type", static_cast<int>(entry.packed.type())},
                                     {"dims", to_json(entry.packed.shape())},

@@ -111,7 +111,7 @@ class Retyping {
     const std::string name = from.name + "." + graph::name(element);
     if (from.constant) {
       const Tensor& wide = from.constant->tensor;
-      Tensor made = weights_.get(wide, graph::name(element), [&] { return convert(wide, element); });
+      Tensor made = weights_.get(wide, graph::name(element), element, wide.shape(), [&] { return convert(wide, element); });
       const ValueId to = graph_.add_value(name, ValueType::tensor(element, to_dims(made.shape())));
       graph_.value(to).constant = Value(std::move(made));
       return found->second = to;

@@ -14,14 +14,50 @@
 #include "graph/passes.h"
 #include "graph/precision.h"
 #include "graph/program_builder.h"
+#include "graph/run_op.h"
 
 namespace sluice::graph {
 namespace {
 
-// The same bytes in another shape.
-bool is_reshape(const Node& node) {
-  static const std::set<std::string_view> kNames = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"};
-  return node.domain.empty() && kNames.contains(node.op_type);
+// Where the outputs lie in the memory of the first input, in bytes, for a node that only shows it in another way (a
+// Reshape, a Slice or Split of whole rows): empty if it does more. The operator says so itself, on memory that holds
+// nothing yet. REQUIRES: all types are known.
+std::vector<int64_t> find_views(const Node& node, const NodePlan& plan) {
+  std::vector<Value> inputs(plan.inputs.size());
+  std::vector<const Value*> given(plan.inputs.size(), nullptr);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (plan.inputs[i].type == ElementType::kUndefined) continue;
+    const bool is_first = i == 0;
+    if (is_first == (plan.constants[i] != nullptr)) return {};  // the other inputs say how it is shown
+    inputs[i] = is_first ? Value(Tensor(plan.inputs[0].type, plan.inputs[0].shape)) : Value(*plan.constants[i]);
+    given[i] = &inputs[i];
+  }
+  if (given.empty() || given[0] == nullptr || plan.inputs[0].shape.count() == 0) return {};
+  std::vector<Value> outputs(std::max(plan.outputs.size(), kMinOutputs));
+  try {
+    ThreadPool pool(1);
+    Random random(0);
+    run_op(node, given, outputs, {.pool = &pool, .buffers = nullptr, .random = &random, .run_graph = nullptr});
+  } catch (const Error&) {
+    return {};  // it will say so when it runs
+  }
+  const Tensor& whole = inputs[0].tensor;
+  const auto* begin = static_cast<const std::byte*>(whole.raw());
+  std::vector<int64_t> offsets;
+  for (size_t i = 0; i < plan.outputs.size(); ++i) {
+    if (plan.outputs[i].type == ElementType::kUndefined) {
+      offsets.push_back(0);
+      continue;
+    }
+    const Tensor& part = outputs[i].tensor;
+    const auto* at = static_cast<const std::byte*>(part.raw());
+    const bool is_inside = outputs[i].kind == Value::Kind::kTensor && part.bytes() > 0 && at >= begin &&
+                           at + part.bytes() <= begin + whole.bytes() && part.type() == plan.outputs[i].type &&
+                           part.shape() == plan.outputs[i].shape;
+    if (!is_inside) return {};
+    offsets.push_back(at - begin);
+  }
+  return offsets;
 }
 
 class CopyKernel final : public Kernel {
@@ -130,13 +166,9 @@ class ProgramBuilder {
         if (!info) plan.is_static = false;
         plan.outputs.push_back(info.value_or(TensorInfo()));
       }
-      plan.is_alias = plan.is_static && is_reshape(node) && plan.constants[0] == nullptr &&
-                      plan.inputs[0].shape.count() == plan.outputs[0].shape.count();
-      if (!plan.is_static || plan.is_alias || (node.op->flags & OpInfo::kMakesOutputs) == 0) continue;
-      // What shares its input's memory where it can does so in the interpreter, unless there is a kernel.
-      const KernelRequest request{node, plan.inputs, plan.constants, plan.outputs, shared_.weights,
-                                  pool_.num_threads()};
-      plan.is_static = !list_kernels(request).empty();
+      if (!plan.is_static || (node.op->flags & OpInfo::kMakesOutputs) == 0) continue;
+      plan.alias_offsets = find_views(node, plan);
+      plan.is_alias = !plan.alias_offsets.empty();
     }
   }
 
@@ -185,7 +217,7 @@ class ProgramBuilder {
   }
 
   Tensor reorder_constant(const Tensor& constant, const TensorInfo& from, const TensorInfo& to) {
-    return shared_.weights.get(constant, name(to.layout), [&] {
+    return shared_.weights.get(constant, name(to.layout), ElementType::kU8, Shape{bytes_of(to)}, [&] {
       Tensor made(ElementType::kU8, Shape{bytes_of(to)});
       const std::unique_ptr<Kernel> kernel = make_reorder_of(from, to);
       Tensor scratch(ElementType::kU8, Shape{static_cast<int64_t>(kernel->scratch_bytes())});
@@ -209,7 +241,11 @@ class ProgramBuilder {
     if (!plan.is_static) return add_interpreted(node);
     if (plan.is_alias) {
       const int from = find_slot(node.inputs[0], Layout::kPlain, node);
-      set_home(node.outputs[0], add_slot({.info = plan.outputs[0], .value = node.outputs[0], .base = from}));
+      for (size_t i = 0; i < node.outputs.size(); ++i) {
+        if (node.outputs[i] == kNoValue) continue;
+        set_home(node.outputs[i], add_slot({.info = plan.outputs[i], .value = node.outputs[i], .base = from,
+                                            .offset = plan.alias_offsets[i]}));
+      }
       return;
     }
     Step step{.node = &node};
@@ -398,10 +434,14 @@ class ProgramBuilder {
     for (size_t r = 0; r < scratch_steps.size(); ++r) {
       program_.steps[scratch_steps[r]].scratch_offset = program_.memory.offsets[num_slots + r];
     }
-    // Without reuse every tensor that a step makes has memory of its own.
+    // Without reuse every tensor that a step makes has memory of its own, and so has every step's scratch.
     program_.memory.bytes_without_reuse = 0;
+    for (const size_t s : scratch_steps) {
+      program_.memory.bytes_without_reuse +=
+          (static_cast<int64_t>(program_.steps[s].kernel->scratch_bytes()) + 63) / 64 * 64;
+    }
     for (const Slot& s : program_.slots) {
-      const bool is_made = s.kind == Slot::Kind::kArena && (s.base < 0 || s.offset != 0 || is_written(s));
+      const bool is_made = s.kind == Slot::Kind::kArena && (s.base < 0 || is_written(s));
       if (is_made) program_.memory.bytes_without_reuse += (s.bytes + 63) / 64 * 64;
     }
     for (size_t i = 0; i < program_.slots.size(); ++i) {

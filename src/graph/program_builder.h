@@ -70,7 +70,8 @@ struct Program::Impl {
 // One node and the ways to compute it.
 struct NodePlan {
   bool is_static = false;  // shapes are known: a kernel computes it
-  bool is_alias = false;   // the output is the input's memory
+  bool is_alias = false;   // the outputs lie in the first input's memory, there:
+  std::vector<int64_t> alias_offsets;  // of each output, in bytes
   std::vector<TensorInfo> inputs, outputs;
   std::vector<const Tensor*> constants;
   std::vector<KernelChoice> choices;

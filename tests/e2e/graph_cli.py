@@ -321,6 +321,9 @@ class GraphCli(unittest.TestCase):
         for output in ("no/such/folder/net.plan", "taken.plan"):
             self.assertIn("cannot write", sluice("optimize", self.model, "-o", self.folder / output, code=1))
             self.assertEqual(sorted(os.listdir(self.folder)), before)
+        text = run("sh", "-c", 'ulimit -f 4; exec "$@"', "sh", BINARY, "optimize", self.model, "-o", self.plan, code=1)
+        self.assertIn("cannot write", text)
+        self.assertEqual(sorted(os.listdir(self.folder)), before)
         self.assertIn("cannot write", sluice("optimize", self.model, "-o", self.folder / "no/net.onnx", code=1))
         self.assertIn("cannot write", sluice("bench", self.model, "--duration", 0, "--iterations", 1, "--trace",
                                              self.folder / "no/trace.json", code=1))
@@ -338,6 +341,7 @@ class GraphCli(unittest.TestCase):
         self.assertIn("cannot have the shape", sluice("bench", self.model, "--shapes", "image:1x3", code=1))
         self.build()
         self.assertIn("is a plan", sluice("bench", self.plan, "--precision", "bf16", code=2))
+        self.assertIn("--rebuild", sluice("optimize", self.plan, "-o", self.plan, code=2))
 
     def test_commands_that_are_for_something_else(self):
         for command in ("run", "serve", "inspect"):

@@ -51,8 +51,10 @@ class Kernel {
 // Constants in the order that kernels want them, shared by all that compile the same model. Any thread.
 class PackedWeights {
  public:
-  // What make() gives, made once for a constant and an order that has this name. The constant stays alive.
-  Tensor get(const Tensor& constant, const std::string& order, const std::function<Tensor()>& make);
+  // What make() gives, of that type and shape, made once for a constant and an order that has this name. The constant
+  // stays alive.
+  Tensor get(const Tensor& constant, const std::string& order, ElementType type, const Shape& shape,
+             const std::function<Tensor()>& make);
   struct Entry {
     Tensor constant;
     std::string order;

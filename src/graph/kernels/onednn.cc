@@ -95,18 +95,17 @@ dnnl::primitive_attr make_attributes() {
 }
 
 Tensor pack(PackedWeights& weights, const Tensor& constant, const dnnl::memory::desc& source,
-            const dnnl::memory::desc& target, const std::string& variant, const std::function<Tensor()>& prepare) {
-  if (source == target && !prepare) return constant;
+            const dnnl::memory::desc& target) {
+  if (source == target) return constant;
   // The descriptions' bytes are plain data and tell the order completely; one constant may be read in two ways, as it
   // is and transposed.
   std::string order(reinterpret_cast<const char*>(&target.data), sizeof target.data);
   order.append(reinterpret_cast<const char*>(&source.data), sizeof source.data);
-  order += variant;
-  return weights.get(constant, order, [&] {
-    const Tensor numbers = prepare ? prepare() : constant;
-    Tensor packed(ElementType::kU8, Shape{static_cast<int64_t>(target.get_size())});
+  const Shape shape{static_cast<int64_t>(target.get_size())};
+  return weights.get(constant, order, ElementType::kU8, shape, [&] {
+    Tensor packed(ElementType::kU8, shape);
     std::memset(packed.raw(), 0, target.get_size());  // what fills up blocks
-    dnnl::memory from(source, engine(), const_cast<void*>(numbers.raw()));
+    dnnl::memory from(source, engine(), const_cast<void*>(constant.raw()));
     dnnl::memory to(target, engine(), packed.raw());
     dnnl::reorder(from, to).execute(stream(), from, to);
     dnnl::stream(stream()).wait();

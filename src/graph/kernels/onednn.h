@@ -28,11 +28,9 @@ bool can_describe(const TensorInfo& info);
 // Attributes with the scratch memory ours.
 dnnl::primitive_attr make_attributes();
 
-// `constant` as a primitive wants it, kept in `weights`. `source` describes the constant's memory; `variant` tells what
-// was done to the numbers beforehand, if anything.
+// `constant` as a primitive wants it, kept in `weights`. `source` describes the constant's memory.
 Tensor pack(PackedWeights& weights, const Tensor& constant, const dnnl::memory::desc& source,
-            const dnnl::memory::desc& target, const std::string& variant = "",
-            const std::function<Tensor()>& prepare = {});
+            const dnnl::memory::desc& target);
 
 // One primitive, its arguments bound to the node's inputs and outputs.
 class Primitive final : public Kernel {

@@ -80,15 +80,25 @@ std::string PackedWeights::key_of(const Tensor& constant, const std::string& ord
   return key + graph::to_string(constant) + order;
 }
 
-Tensor PackedWeights::get(const Tensor& constant, const std::string& order, const std::function<Tensor()>& make) {
+Tensor PackedWeights::get(const Tensor& constant, const std::string& order, ElementType type, const Shape& shape,
+                          const std::function<Tensor()>& make) {
   const std::string key = key_of(constant, order);
+  auto find = [&]() -> const Tensor* {
+    const auto found = entries_.find(key);
+    // What a file has put here may be of another size than what is read.
+    const bool fits = found != entries_.end() && found->second.packed.type() == type &&
+                      found->second.packed.shape() == shape;
+    return fits ? &found->second.packed : nullptr;
+  };
   {
     const std::lock_guard lock(mutex_);
-    if (const auto found = entries_.find(key); found != entries_.end()) return found->second.packed;
+    if (const Tensor* packed = find()) return *packed;
   }
-  Tensor packed = make();
+  Tensor made = make();
+  CHECK(made.type() == type && made.shape() == shape, graph::to_string(made));
   const std::lock_guard lock(mutex_);
-  return entries_.try_emplace(key, Entry{constant, order, std::move(packed)}).first->second.packed;
+  if (const Tensor* packed = find()) return *packed;
+  return entries_.insert_or_assign(key, Entry{constant, order, std::move(made)}).first->second.packed;
 }
 
 void PackedWeights::put(const Tensor& constant, const std::string& order, Tensor packed) {
