@@ -81,7 +81,8 @@ void print_layers(const std::vector<Layer>& layers) {
 }
 
 // Chrome's trace format; opens in Perfetto.
-void save_trace(const std::string& path, const std::vector<graph::StepInfo>& steps, const std::vector<double>& seconds) {
+void save_trace(const std::string& path, const std::vector<graph::StepInfo>& steps,
+                const std::vector<double>& seconds) {
   json::array events;
   double at = 0;
   for (size_t s = 0; s < steps.size(); ++s) {
@@ -138,9 +139,10 @@ void run(Flags& flags) {
     graph::Executor::Options options = loaded.options;
     options.profiles = true;
     graph::Executor profiled(loaded.shared, options);
-    profiled.compile(inputs);
-    layers = measure_layers(profiled, inputs, std::clamp<int64_t>(static_cast<int64_t>(latencies.size()), 3, 50), steps);
-    if (!flags.trace.empty()) save_trace(flags.trace, steps, profiled.step_seconds());
+    const std::vector<graph::StepInfo> profiled_steps = profiled.compile(inputs).steps();
+    const int64_t runs = std::clamp<int64_t>(static_cast<int64_t>(latencies.size()), 3, 50);
+    layers = measure_layers(profiled, inputs, runs, profiled_steps);
+    if (!flags.trace.empty()) save_trace(flags.trace, profiled_steps, profiled.step_seconds());
   }
   const int64_t activations = program.arena_bytes(), naive = program.bytes_without_reuse();
   if (!flags.output.json) {
@@ -154,7 +156,8 @@ void run(Flags& flags) {
     std::printf("runs         %zu in %.2f s after %lld to warm up%s\n", latencies.size(), wall,
                 static_cast<long long>(num_warm), watch.is_interrupted() ? " (interrupted)" : "");
     std::printf("throughput   %.2f qps, %.1f GFLOP/s\n", throughput, flops * throughput / 1e9);
-    std::printf("latency      min %.3f ms, max %.3f ms, mean %.3f ms, median %.3f ms, p90 %.3f ms, p95 %.3f ms, p99 %.3f ms\n",
+    std::printf("latency      min %.3f ms, max %.3f ms, mean %.3f ms, median %.3f ms, p90 %.3f ms, p95 %.3f ms, "
+                "p99 %.3f ms\n",
                 summary.percentiles[0], summary.percentiles[4], summary.mean, summary.median, summary.percentiles[1],
                 summary.percentiles[2], summary.percentiles[3]);
     if (flags.layers) print_layers(layers);
@@ -208,8 +211,8 @@ void add_bench_graph(CLI::App& bench) {
   command->add_option("--trace", flags->trace, "write the steps of a run as a trace for Perfetto to this file")
       ->type_name("FILE");
   add_bench_output_flags(*command, flags->output);
-  command->footer("`sluice bench model.onnx` is the same as `sluice bench graph model.onnx`. Dimensions that neither the\n"
-                  "model nor --shapes tells are 1; floats are random numbers from [0, 1), integers are 1.\n"
+  command->footer("`sluice bench model.onnx` is the same as `sluice bench graph model.onnx`. Dimensions that neither\n"
+                  "the model nor --shapes tells are 1; floats are random numbers from [0, 1), integers are 1.\n"
                   "Example:\n"
                   "  sluice bench resnet50.onnx --shapes input:8x3x224x224 --layers");
   command->callback([flags] { run(*flags); });

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <span>
 
 #include <fmt/format.h>
 
@@ -25,6 +26,14 @@ namespace sluice::cli {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// That say how to quantise.
+constexpr const char* kQuantizeOptions[] = {
+    "--calibration", "--calibration-method", "--percentile", "--per-tensor", "--symmetric", "--exclude",
+    "--accuracy-budget", "--dynamic", "--keep-first", "--keep-last", "--image-mean", "--image-deviation"};
+// That say how to build a plan, and what it is for.
+constexpr const char* kShapeOptions[] = {"--min-shapes", "--opt-shapes", "--max-shapes"};
+constexpr const char* kBuildOptions[] = {"--timing-cache", "--no-tuning", "--disable-pass"};
 
 struct Flags {
   std::string model, output, precision = "fp32", timing_cache;
@@ -64,8 +73,8 @@ std::vector<graph::Profile> read_profiles(const Flags& flags, const graph::Graph
       bool fits = min.rank() == opt->second.rank() && min.rank() == max->second.rank();
       for (int d = 0; fits && d < min.rank(); ++d) fits = min[d] <= opt->second[d] && opt->second[d] <= max->second[d];
       if (!fits) {
-        throw UsageError{fmt::format("the shapes of '{}' have to be of one rank and grow from min {} over opt {} to max {}",
-                                     name, to_string(min), to_string(opt->second), to_string(max->second))};
+        throw UsageError{fmt::format("the shapes of '{}' have to be of one rank and grow from min {} over opt {} to "
+                                     "max {}", name, to_string(min), to_string(opt->second), to_string(max->second))};
       }
     }
     if (profile.max.size() != profile.opt.size()) {
@@ -151,12 +160,20 @@ void build_plan(const Flags& flags, graph::Model source, graph::PlanInfo info, s
               info.num_threads, info.isa.c_str());
 }
 
+void refuse(const CLI::App& command, std::span<const char* const> options, const char* reason) {
+  for (const char* option : options) {
+    if (command.count(option) > 0) throw UsageError{fmt::format("{} {}", option, reason)};
+  }
+}
+
 void run(const CLI::App& command, Flags& flags) {
   if (flags.rebuild) {
-    for (const char* option : {"--precision", "--min-shapes", "--opt-shapes", "--max-shapes", "--calibration"}) {
-      if (command.count(option) > 0) {
-        throw UsageError{fmt::format("{} does not go with --rebuild: the plan knows", option)};
-      }
+    constexpr const char* kReason = "does not go with --rebuild: the plan knows";
+    constexpr const char* kOthers[] = {"--precision", "--disable-pass"};
+    for (const std::span<const char* const> options :
+         {std::span<const char* const>(kShapeOptions), std::span<const char* const>(kQuantizeOptions),
+          std::span<const char* const>(kOthers)}) {
+      refuse(command, options, kReason);
     }
     graph::PlanSource source = graph::load_plan_source(flags.model);
     source.info.sluice_version = SLUICE_VERSION;
@@ -168,10 +185,13 @@ void run(const CLI::App& command, Flags& flags) {
   }
   if (flags.output.empty()) throw UsageError{"say where the plan goes: -o model.plan (see sluice optimize --help)"};
   const bool is_int8 = flags.precision == "int8", is_fp16 = flags.precision == "fp16";
-  for (const char* option : {"--calibration", "--calibration-method", "--percentile", "--per-tensor", "--symmetric",
-                             "--exclude", "--accuracy-budget", "--dynamic", "--keep-first", "--keep-last",
-                             "--image-mean", "--image-deviation"}) {
-    if (!is_int8 && command.count(option) > 0) throw UsageError{fmt::format("{} needs --precision int8", option)};
+  if (!is_int8) refuse(command, kQuantizeOptions, "needs --precision int8");
+  const bool writes_onnx = flags.output.ends_with(".onnx");
+  if (writes_onnx) {
+    constexpr const char* kReason = "is for plans, and the output is an ONNX model";
+    refuse(command, kShapeOptions, kReason);
+    refuse(command, kBuildOptions, kReason);
+    if (flags.precision == "bf16") throw UsageError{std::string("--precision bf16 ") + kReason};
   }
   if (graph::is_plan(flags.model)) {
     throw UsageError{flags.model + " is a plan already: --rebuild builds it anew, anything else needs the model"};
@@ -179,7 +199,7 @@ void run(const CLI::App& command, Flags& flags) {
   graph::Model model = graph::import_model(flags.model);
   std::vector<graph::Profile> profiles = read_profiles(flags, model.graph);
   if (is_int8) model = quantize(model, flags);
-  if (flags.output.ends_with(".onnx")) {
+  if (writes_onnx) {
     if (is_fp16) graph::round_to_halves(model);
     write_whole(flags.output, graph::export_onnx(model));
     std::printf("model        %s, %.1f MB\n", flags.output.c_str(),

@@ -156,8 +156,8 @@ void add_verify(CLI::App& parent) {
     resolve_disabled(flags->disabled);  // wrong names are told once
     for (const std::string& path : flags->folders) {
       if (!is_graph_path(path) || std::filesystem::is_directory(path)) continue;
-      throw UsageError{fmt::format("{} is a model: name the folder that has recorded inputs beside it, or another model "
-                                   "to compare it with, by --against", path)};
+      throw UsageError{fmt::format("{} is a model: name the folder that has recorded inputs beside it, or another "
+                                   "model to compare it with, by --against", path)};
     }
     int num_sets = 0, num_failed = 0;
     for (const std::string& path : flags->folders) {

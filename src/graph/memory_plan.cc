@@ -12,7 +12,8 @@ MemoryPlan plan_memory(const std::vector<MemoryRequest>& requests) {
   plan.offsets.assign(requests.size(), 0);
   std::vector<size_t> order(requests.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return requests[a].bytes > requests[b].bytes; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return requests[a].bytes > requests[b].bytes; });
   std::vector<size_t> placed;  // by offset
   for (const size_t i : order) {
     const MemoryRequest& request = requests[i];

@@ -45,8 +45,32 @@ OpKernel::OpKernel(Node node, std::vector<TensorInfo> inputs, std::vector<const 
     if (constants[i] != nullptr) inputs_[i] = Value(constants[i]->reshaped(input_infos_[i].shape));
     if (input_infos_[i].type != ElementType::kUndefined) given_[i] = &inputs_[i];
   }
+  bool leaves_out = false;
   for (size_t i = 0; i < output_infos_.size(); ++i) {
+    leaves_out |= output_infos_[i].type == ElementType::kUndefined;
     types_[i] = ValueType::tensor(output_infos_[i].type, to_dims(output_infos_[i].shape));
+  }
+  if (leaves_out) infer_left_out();
+}
+
+// Operators may fill outputs that the node leaves out, and have to know how large these are.
+void OpKernel::infer_left_out() {
+  std::vector<InferContext::Input> known(input_infos_.size());
+  for (size_t i = 0; i < known.size(); ++i) {
+    const TensorInfo& info = input_infos_[i];
+    if (info.type == ElementType::kUndefined) continue;
+    known[i].type = ValueType::tensor(info.type, to_dims(info.shape));
+    if (!inputs_[i].is_none()) known[i].value = &inputs_[i];
+  }
+  std::vector<InferContext::Output> inferred(outputs_.size());
+  const InferContext::InferGraph no_bodies = [](const Graph& body, const std::vector<ValueType>&) {
+    return std::vector<ValueType>(body.outputs.size());
+  };
+  InferContext context(node_, known, inferred, &no_bodies);
+  node_.op->infer(context);
+  for (size_t i = 0; i < types_.size(); ++i) {
+    const bool is_left_out = i >= output_infos_.size() || output_infos_[i].type == ElementType::kUndefined;
+    if (is_left_out) types_[i] = std::move(inferred[i].type);
   }
 }
 

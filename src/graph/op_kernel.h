@@ -1,5 +1,5 @@
-// An operator's own run() as a kernel: for nodes of known shapes that have nothing faster, and for operators that do not
-// care about the order of their elements, in whatever order these are.
+// An operator's own run() as a kernel: for nodes of known shapes that have nothing faster, and for operators that do
+// not care about the order of their elements, in whatever order these are.
 //
 // An elementwise operator on images with channels last is the same operator on tensors whose channel axis stands last.
 // The shapes that run() sees are permuted accordingly; it never learns of the layout.
@@ -21,6 +21,7 @@ class OpKernel final : public Kernel {
            ThreadPool& pool) override;
 
  private:
+  void infer_left_out();
   const Node node_;
   const std::vector<TensorInfo> input_infos_, output_infos_;
   std::vector<Value> inputs_, outputs_, made_;

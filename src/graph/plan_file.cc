@@ -244,8 +244,8 @@ class PlanReader {
     }
     if (header.format != kPlanFormat) {
       fail(Code::kFailedPrecondition,
-           "{} has format {} and this sluice reads format {}: build it anew with `sluice optimize`", path, header.format,
-           kPlanFormat);
+           "{} has format {} and this sluice reads format {}: build it anew with `sluice optimize`", path,
+           header.format, kPlanFormat);
     }
     const bool fits = header.file_bytes == bytes.size() && header.manifest_offset <= bytes.size() &&
                       header.manifest_bytes <= bytes.size() - header.manifest_offset &&
@@ -298,6 +298,8 @@ class PlanReader {
         profile.min[name] = shape_of(shapes.as_object().at("min"));
         profile.opt[name] = shape_of(shapes.as_object().at("opt"));
         profile.max[name] = shape_of(shapes.as_object().at("max"));
+        const int rank = profile.min[name].rank();
+        if (profile.opt[name].rank() != rank || profile.max[name].rank() != rank) fail_plan("is damaged (profiles)");
       }
     }
     return profiles;
@@ -475,13 +477,14 @@ void write_plan(const std::string& path, const Shared& shared, const Model& sour
     }
     profiles.push_back(std::move(entry));
   }
+  json::array disabled(info.disabled_passes.begin(), info.disabled_passes.end());
   const json::object manifest{{"sluice", info.sluice_version},
                               {"isa", info.isa},
                               {"source_name", info.source},
                               {"threads", info.num_threads},
                               {"precision", name(info.precision)},
                               {"stores_halves", info.stores_halves},
-                              {"disabled_passes", json::array(info.disabled_passes.begin(), info.disabled_passes.end())},
+                              {"disabled_passes", std::move(disabled)},
                               {"profiles", std::move(profiles)},
                               {"sections", std::move(sections)},
                               {"packed", std::move(packed)}};
@@ -494,7 +497,8 @@ Plan load_plan(const std::string& path) {
     plan.info = reader.info();
     if (plan.info.sluice_version != SLUICE_VERSION || plan.info.isa != kernel_isa()) {
       fail(Code::kFailedPrecondition,
-           "{} was built by sluice {} for {} and this is sluice {} on {}: rebuild it with `sluice optimize --rebuild {}`",
+           "{} was built by sluice {} for {} and this is sluice {} on {}: rebuild it with "
+           "`sluice optimize --rebuild {}`",
            path, plan.info.sluice_version, plan.info.isa, SLUICE_VERSION, kernel_isa(), path);
     }
     plan.shared = std::make_shared<Shared>();

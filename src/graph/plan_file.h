@@ -1,11 +1,11 @@
 // A plan: an optimised model with everything that was found out when it was built (times of kernels, packed weights,
 // profiles), in a file that loads in a fraction of the time.
 //
-// Layout, little-endian: a header of 64 bytes (magic "SLUICEPL", format version, where the manifest is, checksums), then
-// sections in any order at multiples of 64, then the manifest, which is JSON. Sections: `model` (the optimised graph as
-// ONNX), `source` (the model that it was made of, for rebuilding it), `timings` (text), `constants` (elements of large
-// tensors and packed weights, which both graphs refer to by offset, each stored once). A plan holds for the version of
-// sluice and the instruction set that built it. Constants are used where they lie in the mapped file.
+// Layout, little-endian: a header of 64 bytes (magic "SLUICEPL", format version, where the manifest is, checksums),
+// then sections in any order at multiples of 64, then the manifest, which is JSON. Sections: `model` (the optimised
+// graph as ONNX), `source` (the model that it was made of, for rebuilding it), `timings` (text), `constants` (elements
+// of large tensors and packed weights, which both graphs refer to by offset, each stored once). A plan holds for the
+// version of sluice and the instruction set that built it. Constants are used where they lie in the mapped file.
 //
 // Weights can be stored as half floats: they are rounded when the plan is built and widened when it is loaded.
 #pragma once
@@ -42,8 +42,8 @@ void round_to_halves(Model& model);
 // `source` is the model before optimise(). The file appears whole or not at all. Throws Error.
 void write_plan(const std::string& path, const Shared& shared, const Model& source, const PlanInfo& info);
 
-// Throws Error: kInvalidArgument for what is no plan or is damaged; kFailedPrecondition for a plan of another version or
-// instruction set, with what to do about it.
+// Throws Error: kInvalidArgument for what is no plan or is damaged; kFailedPrecondition for a plan of another version
+// or instruction set, with what to do about it.
 Plan load_plan(const std::string& path);
 
 // What a plan was made of, also if it is stale, or damaged elsewhere.

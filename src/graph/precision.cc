@@ -89,7 +89,11 @@ class Retyping {
       }
     }
     if (moves) {
-      for (const ValueId id : node.outputs) {
+      // What LayerNormalization tells beside its output is float32 whatever comes in.
+      const bool is_norm = node.op_type == "LayerNormalization";
+      const size_t num_moved = is_norm ? std::min<size_t>(1, node.outputs.size()) : node.outputs.size();
+      for (size_t i = 0; i < num_moved; ++i) {
+        const ValueId id = node.outputs[i];
         if (!is_float_tensor(id, from_)) continue;
         graph_.value(id).type.element = to_;
         moved_.insert(id);
@@ -111,7 +115,8 @@ class Retyping {
     const std::string name = from.name + "." + graph::name(element);
     if (from.constant) {
       const Tensor& wide = from.constant->tensor;
-      Tensor made = weights_.get(wide, graph::name(element), element, wide.shape(), [&] { return convert(wide, element); });
+      Tensor made =
+          weights_.get(wide, graph::name(element), element, wide.shape(), [&] { return convert(wide, element); });
       const ValueId to = graph_.add_value(name, ValueType::tensor(element, to_dims(made.shape())));
       graph_.value(to).constant = Value(std::move(made));
       return found->second = to;

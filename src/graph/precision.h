@@ -15,7 +15,8 @@ Precision parse_precision(const std::string& text);
 
 // Rewrites the graph so that what its products, and the elementwise operators, norms and moves between them, compute
 // is bf16, constants included; inputs, outputs and everything else stays as it is, with Casts between. Sums inside the
-// kernels stay float32. Converted constants are kept in `weights`. REQUIRES: inferred types; leaves new values with types.
+// kernels stay float32. Converted constants are kept in `weights`. REQUIRES: inferred types; leaves new values with
+// types.
 void lower_precision(Graph& graph, PackedWeights& weights);
 
 // The other way for models of float16, which no kernel computes in: float32 where products are and between them.

@@ -29,12 +29,13 @@ std::vector<int64_t> find_views(const Node& node, const NodePlan& plan) {
     if (plan.inputs[i].type == ElementType::kUndefined) continue;
     const bool is_first = i == 0;
     if (is_first == (plan.constants[i] != nullptr)) return {};  // the other inputs say how it is shown
-    inputs[i] = is_first ? Value(Tensor(plan.inputs[0].type, plan.inputs[0].shape)) : Value(*plan.constants[i]);
+    if (!is_first) inputs[i] = Value(*plan.constants[i]);
     given[i] = &inputs[i];
   }
   if (given.empty() || given[0] == nullptr || plan.inputs[0].shape.count() == 0) return {};
   std::vector<Value> outputs(std::max(plan.outputs.size(), kMinOutputs));
   try {
+    inputs[0] = Value(Tensor(plan.inputs[0].type, plan.inputs[0].shape));
     ThreadPool pool(1);
     Random random(0);
     run_op(node, given, outputs, {.pool = &pool, .buffers = nullptr, .random = &random, .run_graph = nullptr});
@@ -59,6 +60,8 @@ std::vector<int64_t> find_views(const Node& node, const NodePlan& plan) {
   }
   return offsets;
 }
+
+constexpr int64_t kMaxTensorBytes = int64_t{1} << 40;
 
 class CopyKernel final : public Kernel {
  public:
@@ -88,6 +91,13 @@ std::optional<TensorInfo> info_of(const Graph& graph, ValueId id) {
   }
   const std::optional<Shape> shape = known_shape(*type.dims);
   if (!shape) return std::nullopt;
+  // Sizes are added and multiplied below as if they always fitted; the interpreter says what is too large.
+  int64_t bytes = get_info(type.element).bytes;
+  for (const int64_t dim : *shape) {
+    if (dim < 0 || __builtin_mul_overflow(bytes, std::max<int64_t>(1, dim), &bytes) || bytes > kMaxTensorBytes) {
+      return std::nullopt;
+    }
+  }
   return TensorInfo{type.element, *shape};
 }
 
@@ -143,6 +153,11 @@ class ProgramBuilder {
   Slot& slot(int i) { return program_.slots[static_cast<size_t>(i)]; }
   int add_slot(Slot made) {
     made.bytes = bytes_of(made.info);
+    // Views of views are views of what is below, so that no chain of them is ever long.
+    while (made.base >= 0 && slot(made.base).base >= 0) {
+      made.offset += slot(made.base).offset;
+      made.base = slot(made.base).base;
+    }
     program_.slots.push_back(std::move(made));
     return static_cast<int>(program_.slots.size()) - 1;
   }
@@ -440,8 +455,10 @@ class ProgramBuilder {
       program_.memory.bytes_without_reuse +=
           (static_cast<int64_t>(program_.steps[s].kernel->scratch_bytes()) + 63) / 64 * 64;
     }
-    for (const Slot& s : program_.slots) {
-      const bool is_made = s.kind == Slot::Kind::kArena && (s.base < 0 || is_written(s));
+    const std::vector<bool> is_written = mark_written();
+    for (size_t i = 0; i < program_.slots.size(); ++i) {
+      const Slot& s = program_.slots[i];
+      const bool is_made = s.kind == Slot::Kind::kArena && (s.base < 0 || is_written[i]);
       if (is_made) program_.memory.bytes_without_reuse += (s.bytes + 63) / 64 * 64;
     }
     for (size_t i = 0; i < program_.slots.size(); ++i) {
@@ -453,12 +470,15 @@ class ProgramBuilder {
     }
   }
 
-  bool is_written(const Slot& s) const {
-    const int index = static_cast<int>(&s - program_.slots.data());
+  // By slot: whether a step makes it.
+  std::vector<bool> mark_written() const {
+    std::vector<bool> is_written(program_.slots.size(), false);
     for (const Step& step : program_.steps) {
-      if (std::find(step.outputs.begin(), step.outputs.end(), index) != step.outputs.end()) return true;
+      for (const int i : step.outputs) {
+        if (i >= 0) is_written[static_cast<size_t>(i)] = true;
+      }
     }
-    return false;
+    return is_written;
   }
 
   Program::Impl& program_;

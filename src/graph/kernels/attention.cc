@@ -249,7 +249,8 @@ class AttentionKernel final : public Kernel {
     float* transposed = memory;  // [head size, keys]
     // Sixteen keys at a time: a line of each is read, a line of the result is written.
     for (int64_t j = 0; j < keys; j += kKeyBlock) {
-      const int64_t num_keys = std::min(kKeyBlock, keys - j), num_real = std::clamp<int64_t>(a_.k.rows - j, 0, num_keys);
+      const int64_t num_keys = std::min(kKeyBlock, keys - j);
+      const int64_t num_real = std::clamp<int64_t>(a_.k.rows - j, 0, num_keys);
       const int64_t at = a_.k.at(batch, kv_head(head), j);
       for (int64_t d = 0; d < a_.k.size; ++d) {
         float* to = transposed + d * keys + j;

@@ -1,6 +1,6 @@
-// LayerNormalization over the last axes, of float32 or bf16, for AVX2 and AVX-512: a row at a time, its sums in vectors,
-// everything but what is stored in float32. The variance is of differences from the mean, in a second pass over the row,
-// which is in the first cache then.
+// LayerNormalization over the last axes, of float32 or bf16, for AVX2 and AVX-512: a row at a time, its sums in
+// vectors, everything but what is stored in float32. The variance is of differences from the mean, in a second pass
+// over the row, which is in the first cache then.
 #include <cmath>
 #include <cstring>
 
@@ -158,7 +158,8 @@ std::vector<KernelChoice> list_layer_norm(const KernelRequest& request) {
   const int64_t size = x.shape.count(static_cast<int>(axis), rank), rows = x.shape.count(0, static_cast<int>(axis));
   const Tensor* scale = request.constants[1];
   const Tensor* shift = has(2) ? request.constants[2] : nullptr;
-  const bool fits = scale != nullptr && scale->count() == size && (!has(2) || (shift != nullptr && shift->count() == size));
+  const bool fits =
+      scale != nullptr && scale->count() == size && (!has(2) || (shift != nullptr && shift->count() == size));
   if (!fits || size == 0 || rows == 0) return {};
   KernelChoice choice{.name = "layer norm"};
   choice.inputs.assign(request.inputs.size(), Layout::kPlain);

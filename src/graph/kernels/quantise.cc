@@ -117,7 +117,8 @@ class DynamicQuantiseKernel final : public Kernel {
     for (const Range& range : ranges_) all = {std::min(all.low, range.low), std::max(all.high, range.high)};
     // The operator's definition: 255 steps from least to largest, and the zero point rounded to even and saturated.
     const float scale = (all.high - all.low) / 255.0f;
-    const float zero = scale == 0 ? 0 : std::clamp(std::nearbyint(0.0f - all.low / scale), 0.0f, 255.0f);
+    const float exact = scale == 0 ? 0 : -all.low / scale;
+    const float zero = ops::round_even(exact > 0 ? std::min(exact, 255.0f) : 0.0f);  // also of what is no number
     *static_cast<float*>(outputs[1]) = scale;
     *static_cast<uint8_t*>(outputs[2]) = static_cast<uint8_t>(zero);
     auto* y = static_cast<uint8_t*>(outputs[0]);

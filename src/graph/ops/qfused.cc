@@ -77,11 +77,22 @@ ElementType output_element(const InferContext& ctx) {
   return ctx.has_input(kYZero) ? ctx.element(kYZero) : ElementType::kU8;
 }
 
+void check_addend(const InferContext& ctx, const Dims& output) {
+  if (!ctx.has_rank(kZ)) return;
+  const Dims& z = ctx.dims(kZ);
+  bool fits = z.size() == output.size();
+  for (size_t i = 0; fits && i < z.size(); ++i) {
+    fits = !z[i].is_known() || !output[i].is_known() || z[i] == output[i];
+  }
+  if (!fits) ctx.fail("Z has shape {}, the output {}", to_string(z), to_string(output));
+}
+
 void infer_qconv(InferContext& ctx) {
   check_inputs(ctx, ctx.has_rank(kW) && ctx.rank(kW) > 0 ? ctx.dims(kW)[0] : Dim::unknown());
   std::optional<Dims> dims = infer_conv_dims(ctx, kX, kW, kNoInput, false);
-  if (dims) ctx.set_output(0, output_element(ctx), std::move(*dims));
-  else ctx.set_output(0, output_element(ctx));
+  if (!dims) return ctx.set_output(0, output_element(ctx));
+  check_addend(ctx, *dims);
+  ctx.set_output(0, output_element(ctx), std::move(*dims));
 }
 
 MatrixLayout x_layout(const Node& node) { return {node.get_int("transA", 0) != 0}; }
@@ -92,7 +103,9 @@ void infer_qmatmul(InferContext& ctx) {
   check_inputs(ctx, ctx.has_rank(kW) && ctx.rank(kW) > 0 ? split_matrix(ctx, kW, w_layout(node), false).columns
                                                          : Dim::unknown());
   if (!ctx.has_rank(kX) || !ctx.has_rank(kW)) return ctx.set_output(0, output_element(ctx));
-  ctx.set_output(0, output_element(ctx), infer_product_dims(ctx, kX, x_layout(node), kW, w_layout(node)));
+  Dims dims = infer_product_dims(ctx, kX, x_layout(node), kW, w_layout(node));
+  check_addend(ctx, dims);
+  ctx.set_output(0, output_element(ctx), std::move(dims));
 }
 
 // One number for each channel; one that is alone is for all of them.

@@ -270,6 +270,13 @@ std::optional<Node> find_other(Rewriter& rewriter, Node& node) {
   return std::nullopt;
 }
 
+// A number with axes of its own, [1, 1, 1] say, gives what it is computed with more of them: then the result is not of
+// the shape of x.
+bool keeps_rank(const Rewriter& rewriter, const Node& found, ValueId y) {
+  const ValueId x = found.inputs[0];
+  return !rewriter.has_rank(x) || !rewriter.has_rank(y) || rewriter.rank(x) == rewriter.rank(y);
+}
+
 }  // namespace
 
 bool recognise_activation(Graph& graph, PassState& state) {
@@ -280,7 +287,7 @@ bool recognise_activation(Graph& graph, PassState& state) {
     std::optional<Node> found = find_other(rewriter, node);
     const bool is_product = (node.op_type == "Mul" || node.op_type == "Div") && node.opset >= 7;
     if (!found && is_product) found = find_in_product(rewriter, node);
-    if (found) rewriter.replace(node, std::move(*found));
+    if (found && keeps_rank(rewriter, *found, node.outputs[0])) rewriter.replace(node, std::move(*found));
   }
   return rewriter.finish();
 }
