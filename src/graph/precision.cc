@@ -36,6 +36,8 @@ bool follows(const Node& node) {
 // Inputs that are converted; others (biases, scales, shapes) stay as they are. The operators take both.
 bool is_narrowed(const Node& node, size_t input) {
   if (is_product(node)) return input != 2 || node.op_type == "Gemm";
+  // A mask's lowest float would round to an infinity, which hides a key for good.
+  if (node.op_type == "Attention") return input != 3;
   static const NameSet kFirstOnly = {"Clip", "Expand", "Flatten", "Gather", "LayerNormalization", "Pad", "PRelu",
                                      "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze"};
   return input == 0 || !kFirstOnly.contains(node.op_type);

@@ -37,7 +37,8 @@ std::string attribute_text(const Attribute& attribute) {
 // Everything that the time of a choice depends on.
 std::string timing_key(const Node& node, const NodePlan& plan, const KernelChoice& choice, int num_threads,
                        bool is_cold) {
-  std::string key = fmt::format("{} x{}{} {}", kernel_isa(), num_threads, is_cold ? " cold" : "", node.op_type);
+  std::string key = fmt::format("{} x{}{} {}.{}-{}", kernel_isa(), num_threads, is_cold ? " cold" : "", node.domain,
+                                node.op_type, node.opset);
   for (const auto& [name, attribute] : node.attributes) key += fmt::format(" {}={}", name, attribute_text(attribute));
   key += ":";
   for (size_t i = 0; i < plan.inputs.size(); ++i) {

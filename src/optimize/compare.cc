@@ -99,14 +99,6 @@ double Comparison::worst_relative_l2() const {
   return worst;
 }
 
-double Comparison::lowest_cosine() const {
-  double lowest = 1;
-  for (const OutputComparison& output : outputs) {
-    if (!(output.cosine >= lowest)) lowest = output.cosine;
-  }
-  return lowest;
-}
-
 OutputComparer::OutputComparer(std::vector<std::string> output_names) : sums_(output_names.size()) {
   for (std::string& name : output_names) comparison_.outputs.push_back({.name = std::move(name)});
 }

@@ -40,7 +40,6 @@ struct Comparison {
 
   // The worst of all outputs.
   double worst_relative_l2() const;
-  double lowest_cosine() const;
 };
 
 // Gathers outputs of one sample after the other.

@@ -103,13 +103,15 @@ Tensor pack(PackedWeights& weights, const Tensor& constant, const dnnl::memory::
   order.append(reinterpret_cast<const char*>(&source.data), sizeof source.data);
   const Shape shape{static_cast<int64_t>(target.get_size())};
   return weights.get(constant, order, ElementType::kU8, shape, [&] {
-    Tensor packed(ElementType::kU8, shape);
-    std::memset(packed.raw(), 0, target.get_size());  // what fills up blocks
-    dnnl::memory from(source, engine(), const_cast<void*>(constant.raw()));
-    dnnl::memory to(target, engine(), packed.raw());
-    dnnl::reorder(from, to).execute(stream(), from, to);
-    dnnl::stream(stream()).wait();
-    return packed;
+    return guard([&] {
+      Tensor packed(ElementType::kU8, shape);
+      std::memset(packed.raw(), 0, target.get_size());  // what fills up blocks
+      dnnl::memory from(source, engine(), const_cast<void*>(constant.raw()));
+      dnnl::memory to(target, engine(), packed.raw());
+      dnnl::reorder(from, to).execute(stream(), from, to);
+      dnnl::stream(stream()).wait();
+      return packed;
+    });
   });
 }
 
@@ -179,13 +181,15 @@ bool append_activation(dnnl::post_ops& post_ops, const Node& node, float scale) 
 }  // namespace onednn
 
 std::unique_ptr<Kernel> make_reorder(const TensorInfo& from, const TensorInfo& to) {
-  const dnnl::memory::desc source = onednn::describe(from), target = onednn::describe(to);
-  const dnnl::reorder::primitive_desc desc(onednn::engine(), source, onednn::engine(), target,
-                                           onednn::make_attributes());
-  return std::make_unique<onednn::Primitive>(
-      dnnl::reorder(desc), desc.scratchpad_desc(),
-      std::vector<onednn::Primitive::Argument>{{.name = DNNL_ARG_FROM, .desc = source, .input = 0},
-                                               {.name = DNNL_ARG_TO, .desc = target, .output = 0}});
+  return onednn::guard([&]() -> std::unique_ptr<Kernel> {
+    const dnnl::memory::desc source = onednn::describe(from), target = onednn::describe(to);
+    const dnnl::reorder::primitive_desc desc(onednn::engine(), source, onednn::engine(), target,
+                                             onednn::make_attributes());
+    return std::make_unique<onednn::Primitive>(
+        dnnl::reorder(desc), desc.scratchpad_desc(),
+        std::vector<onednn::Primitive::Argument>{{.name = DNNL_ARG_FROM, .desc = source, .input = 0},
+                                                 {.name = DNNL_ARG_TO, .desc = target, .output = 0}});
+  });
 }
 
 }  // namespace sluice::graph

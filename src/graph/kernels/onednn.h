@@ -11,6 +11,7 @@
 
 #include <oneapi/dnnl/dnnl.hpp>
 
+#include "base/error.h"
 #include "graph/kernels/kernel.h"
 
 namespace sluice::graph::onednn {
@@ -60,6 +61,16 @@ class Primitive final : public Kernel {
 // The activation that a fused node names, as the next post-operation; false if oneDNN has none such. `scale` is applied
 // to what the activation gives.
 bool append_activation(dnnl::post_ops& post_ops, const Node& node, float scale = 1);
+
+// Runs body(); what the library throws comes as our Error.
+template <typename Body>
+auto guard(Body&& body) {
+  try {
+    return body();
+  } catch (const dnnl::error& error) {
+    fail(error.status == dnnl_out_of_memory ? Code::kResourceExhausted : Code::kInternal, "oneDNN: {}", error.what());
+  }
+}
 
 // Runs make(), null where oneDNN has no such primitive. Some that it offers it then fails to assemble; the node has
 // other ways, at least the operator's own code.

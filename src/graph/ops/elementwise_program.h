@@ -42,7 +42,6 @@ class ElementwiseProgram {
   void run(ThreadPool& pool, std::span<const Operand> inputs, const Shape& shape, void* out, ElementType out_type,
            void* scratch) const;
 
-  size_t num_inputs() const { return num_inputs_; }
   // How many numbers the operator of that name takes in a program; 0 if it cannot stand in one.
   static int num_operands(std::string_view op);
 
