@@ -13,7 +13,7 @@ namespace sluice::env {
 
 const std::vector<Variable>& variables() {
   static const std::vector<Variable> table = {
-      {"SLUICE_ISA", "best of this machine", "force one kernel fill: scalar, avx2, avx512 or amx"},
+      {"SLUICE_ISA", "best of this machine", "force one kernel fill: scalar, avx2, avx512 or amx; graphs take no wider vectors"},
       {"SLUICE_BATCH_INVARIANT", "0", "1: the same bits in small and large batches also with amx kernels"},
       {"SLUICE_API_KEY", "none", "key that clients must send, as --api-key"},
       {"SLUICE_TEST_DATA", "../shared/data", "folder of the larger test data; tests that need it skip without"},

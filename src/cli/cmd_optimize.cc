@@ -80,8 +80,8 @@ std::vector<graph::Profile> read_profiles(const Flags& flags, const graph::Graph
     if (profile.max.size() != profile.opt.size()) {
       throw UsageError{"--max-shapes names an input that --opt-shapes does not"};
     }
-    make_inputs(graph, profile.min);  // names and ranks
-    make_inputs(graph, profile.max);
+    check_shapes(graph, profile.min);
+    check_shapes(graph, profile.max);
     profiles.push_back(std::move(profile));
   }
   return profiles;
@@ -108,6 +108,7 @@ graph::Model quantize(const graph::Model& model, Flags& flags) {
   for (size_t c = 0; c < flags.mean.size(); ++c) flags.quantize.images.mean[c] = flags.mean[c];
   for (size_t c = 0; c < flags.deviation.size(); ++c) flags.quantize.images.deviation[c] = flags.deviation[c];
   flags.quantize.num_threads = flags.threads;
+  flags.quantize.is_portable = flags.output.ends_with(".onnx");
   flags.quantize.log = [](const std::string& line) {
     std::printf("%s\n", line.c_str());
     std::fflush(stdout);
@@ -258,7 +259,8 @@ void add_optimize(CLI::App& parent) {
                       "relative error of the outputs to stay within: the worst layers stay in floats")
       ->check(CLI::PositiveNumber);
   command->add_option("--image-mean", flags->mean, "of pictures for calibration: three numbers")->expected(3);
-  command->add_option("--image-deviation", flags->deviation, "of pictures for calibration: three numbers")->expected(3);
+  command->add_option("--image-deviation", flags->deviation, "of pictures for calibration: three numbers")->expected(3)
+      ->check(CLI::PositiveNumber);
   command->footer("Examples:\n"
                   "  sluice optimize resnet50.onnx -o resnet50.plan --precision bf16 --opt-shapes input:8x3x224x224\n"
                   "  sluice optimize resnet50.onnx -o resnet50.plan --precision int8 --calibration pictures/\n"

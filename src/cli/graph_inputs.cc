@@ -74,6 +74,31 @@ graph::Tensor make_tensor(const graph::GraphValue& input, ElementType type, cons
   return tensor;
 }
 
+// The sizes of symbols that shapes tell.
+std::map<std::string, int64_t> read_symbols(const graph::Graph& graph,
+                                            const std::map<std::string, graph::Shape>& shapes) {
+  std::map<std::string, int64_t> symbols;
+  for (const auto& [name, shape] : shapes) {
+    const graph::GraphValue* found = nullptr;
+    std::string names;
+    for (const graph::ValueId id : graph.inputs) {
+      if (graph.value(id).name == name) found = &graph.value(id);
+      names += (names.empty() ? "" : ", ") + graph.value(id).name;
+    }
+    if (found == nullptr) fail(Code::kInvalidArgument, "the model has no input '{}', only {}", name, names);
+    if (!found->type.has_rank()) continue;
+    if (found->type.rank() != shape.rank()) {
+      fail(Code::kInvalidArgument, "input '{}' is {} and cannot have the shape {}", name, to_string(found->type),
+           to_string(shape));
+    }
+    for (int d = 0; d < shape.rank(); ++d) {
+      const graph::Dim& dim = (*found->type.dims)[static_cast<size_t>(d)];
+      if (!dim.is_known()) symbols.emplace(dim.to_string(), shape[d]);
+    }
+  }
+  return symbols;
+}
+
 }  // namespace
 
 std::map<std::string, graph::Shape> parse_shapes(const std::vector<std::string>& texts, const std::string& option) {
@@ -94,27 +119,13 @@ std::map<std::string, graph::Shape> parse_shapes(const std::vector<std::string>&
   return shapes;
 }
 
+void check_shapes(const graph::Graph& graph, const std::map<std::string, graph::Shape>& shapes) {
+  read_symbols(graph, shapes);
+}
+
 std::vector<graph::Value> make_inputs(const graph::Graph& graph, const std::map<std::string, graph::Shape>& shapes,
                                       uint64_t seed) {
-  std::map<std::string, int64_t> symbols;
-  for (const auto& [name, shape] : shapes) {
-    const graph::GraphValue* found = nullptr;
-    std::string names;
-    for (const graph::ValueId id : graph.inputs) {
-      if (graph.value(id).name == name) found = &graph.value(id);
-      names += (names.empty() ? "" : ", ") + graph.value(id).name;
-    }
-    if (found == nullptr) fail(Code::kInvalidArgument, "the model has no input '{}', only {}", name, names);
-    if (!found->type.has_rank()) continue;
-    if (found->type.rank() != shape.rank()) {
-      fail(Code::kInvalidArgument, "input '{}' is {} and cannot have the shape {}", name, to_string(found->type),
-           to_string(shape));
-    }
-    for (int d = 0; d < shape.rank(); ++d) {
-      const graph::Dim& dim = (*found->type.dims)[static_cast<size_t>(d)];
-      if (!dim.is_known()) symbols.emplace(dim.to_string(), shape[d]);
-    }
-  }
+  const std::map<std::string, int64_t> symbols = read_symbols(graph, shapes);
   std::vector<graph::Value> inputs;
   Random random(seed);
   for (const graph::ValueId id : graph.inputs) {

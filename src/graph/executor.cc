@@ -213,6 +213,7 @@ Executor::Compiled& Executor::find_compiled(std::span<const Value> inputs) {
     });
     compiled_.erase(oldest);
     plans_.clear();  // they may be of bodies that are gone
+    shared_->weights.forget_unused();
   }
   compiled_.push_back(std::move(made));
   return *compiled_.back();

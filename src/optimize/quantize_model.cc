@@ -16,12 +16,15 @@ constexpr int64_t kMaxComparedSamples = 32;
 
 // What is fused belongs to the optimised form; here nodes are to be recognised. Old files list all weights as inputs
 // that have defaults; quantised ones cannot be given from outside, so that defaults become constants.
-graph::Model simplify(const graph::Model& model) {
+graph::Model simplify(const graph::Model& model, bool is_portable) {
   graph::Model simple = graph::copy_model(model);
   std::erase_if(simple.graph.inputs, [&](graph::ValueId id) { return simple.graph.value(id).constant.has_value(); });
   graph::OptimiseOptions options;
   for (const graph::Pass& pass : graph::list_passes()) {
-    if (pass.stage != graph::PassStage::kSimplify) options.disabled.emplace_back(pass.name);
+    const bool is_recognising = std::string_view(pass.name).starts_with("recognise-");
+    if (pass.stage != graph::PassStage::kSimplify || (is_portable && is_recognising)) {
+      options.disabled.emplace_back(pass.name);
+    }
   }
   graph::optimise(simple, options);
   return simple;
@@ -44,7 +47,7 @@ QuantizeModelResult quantize_model(const graph::Model& model, const QuantizeMode
     fail(Code::kInvalidArgument, "{} needs samples: give --calibration an .npz file or a folder of pictures{}",
          options.is_dynamic ? "an accuracy budget" : "int8", options.is_dynamic ? "" : ", or use --dynamic");
   }
-  const graph::Model simple = simplify(model);
+  const graph::Model simple = simplify(model, options.is_portable);
   const QuantizeOptions quantize_options{.is_dynamic = options.is_dynamic, .is_symmetric = options.is_symmetric,
                                          .is_per_channel = !options.is_per_tensor, .keeps_first = options.keeps_first,
                                          .keeps_last = options.keeps_last, .excluded = options.excluded};

@@ -20,6 +20,7 @@ struct QuantizeModelOptions {
   double percentile = 99.99;                              // of kPercentile
   bool is_per_tensor = false;                             // --per-tensor
   bool is_symmetric = false;                              // --symmetric
+  bool is_portable = false;                               // only operators of the model's own opset: for other runtimes
   bool is_dynamic = false;                                // --dynamic
   std::vector<std::string> excluded;                      // --exclude: names of nodes, or operators
   bool keeps_first = false, keeps_last = false;

@@ -11,9 +11,9 @@
 #include <cstring>
 #include <limits>
 
+#include "graph/kernels/isa.h"
 #include "graph/kernels/list.h"
 #include "graph/ops/vector_math.h"
-#include "kernels/cpu.h"
 
 namespace sluice::graph::kernels {
 namespace {
@@ -142,9 +142,8 @@ SLUICE_AVX512 void soften_512(float* x, int64_t count, int64_t padded, float sca
 
 Kernels find_kernels() {
 #ifdef __x86_64__
-  const auto& cpu = ::sluice::kernels::get_cpu();
-  if (cpu.avx512) return {16, multiply_512, soften_512};
-  if (cpu.avx2) return {8, multiply_256, soften_256};
+  if (vector_isa() == VectorIsa::kAvx512) return {16, multiply_512, soften_512};
+  if (vector_isa() >= VectorIsa::kAvx2) return {8, multiply_256, soften_256};
 #endif
   return {};
 }

@@ -134,6 +134,10 @@ std::vector<KernelChoice> list_conv(const KernelRequest& request) {
   const ElementType type = request.inputs[0].type;
   const bool is_float = type == ElementType::kF32 || type == ElementType::kBF16;
   if (conv.is_quantised == is_float || conv.constant(conv.w) == nullptr) return {};
+  if (conv.is_quantised && !onednn::has_byte_products()) return {};
+  const std::string activation = request.node.get_string("activation", "");
+  const bool is_simple = activation.empty() || activation == "Relu";
+  if (!is_simple && !onednn::has_avx512()) return {};
   if (conv.b >= 0 && conv.constant(conv.b) == nullptr) return {};
   const int rank = request.inputs[0].shape.rank();
   if (rank < 3 || rank > 5 || !onednn::can_describe(request.inputs[0]) || !onednn::can_describe(conv.input(conv.w)) ||

@@ -64,6 +64,8 @@ class PackedWeights {
   // As if get() had made it: from a plan file.
   void put(const Tensor& constant, const std::string& order, Tensor packed);
   int64_t bytes() const;
+  // Forgets what was made of constants that nobody else has any more: those of programs that are gone.
+  void forget_unused();
 
  private:
   static std::string key_of(const Tensor& constant, const std::string& order);

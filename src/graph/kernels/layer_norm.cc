@@ -5,9 +5,9 @@
 #include <cstring>
 
 #include "base/float16.h"
+#include "graph/kernels/isa.h"
 #include "graph/kernels/list.h"
 #include "graph/kernels/quantised.h"
-#include "kernels/cpu.h"
 
 namespace sluice::graph::kernels {
 namespace {
@@ -96,9 +96,8 @@ SLUICE_AVX512 void round_512(const float* from, int64_t count, uint16_t* to) { r
 
 Functions find_functions() {
 #ifdef __x86_64__
-  const auto& cpu = ::sluice::kernels::get_cpu();
-  if (cpu.avx512) return {normalise_512, widen_512, round_512};
-  if (cpu.avx2) return {normalise_256, widen_256, round_256};
+  if (vector_isa() == VectorIsa::kAvx512) return {normalise_512, widen_512, round_512};
+  if (vector_isa() >= VectorIsa::kAvx2) return {normalise_256, widen_256, round_256};
 #endif
   return {};
 }

@@ -238,7 +238,8 @@ std::unique_ptr<Kernel> make_matmul(const KernelRequest& request, const MatMul& 
     if (matmul.is_quantised) {
       std::optional<QuantisedParts> parts = read_quantised(request, b.dims.back());
       if (!parts) return nullptr;
-      if (!append_quantised(*parts, request, static_cast<int>(rank) - 1, addend, attributes, post_ops, bias)) return nullptr;
+      const int last = static_cast<int>(rank) - 1;
+      if (!append_quantised(*parts, request, last, addend, attributes, post_ops, bias)) return nullptr;
       addend_position = parts->addend_position;
     } else {
       if (matmul.alpha != 1) {
@@ -264,7 +265,8 @@ std::unique_ptr<Kernel> make_matmul(const KernelRequest& request, const MatMul& 
                                                      : *onednn::type_of(input(matmul.bias).type);
       bias_desc = memory::desc(bias_dims, type, contiguous(bias_dims));
     }
-    const auto desc = has_bias ? dnnl::matmul::desc(src, weights, bias_desc, dst) : dnnl::matmul::desc(src, weights, dst);
+    const auto desc = has_bias ? dnnl::matmul::desc(src, weights, bias_desc, dst)
+                               : dnnl::matmul::desc(src, weights, dst);
     const dnnl::matmul::primitive_desc primitive_desc(desc, attributes, onednn::engine());
     if (std::string_view(primitive_desc.impl_info_str()).starts_with("ref")) return nullptr;
 
@@ -300,7 +302,7 @@ std::vector<KernelChoice> list_matmul(const KernelRequest& request) {
   const ElementType a = request.inputs[0].type;
   const bool is_float = a == ElementType::kF32 || a == ElementType::kBF16;
   const bool is_byte = a == ElementType::kU8 || a == ElementType::kI8;
-  if (matmul->is_quantised ? !is_byte : !is_float) return {};
+  if (matmul->is_quantised ? !is_byte || !onednn::has_byte_products() : !is_float) return {};
   if (!onednn::can_describe(request.outputs[0])) return {};
   KernelChoice choice{.name = "matmul"};
   choice.inputs.assign(request.inputs.size(), Layout::kPlain);

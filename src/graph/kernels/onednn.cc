@@ -5,11 +5,29 @@
 #include <fmt/format.h>
 
 #include "base/check.h"
+#include "base/env.h"
 #include "graph/ops/fused_activation.h"
 
 namespace sluice::graph {
 
+namespace {
+
+// SLUICE_ISA, before the library makes its first primitive. "amx", and without it, is whatever the processor has.
+void limit_isa() {
+  static const bool once = [] {
+    const std::optional<std::string> wanted = env::find("SLUICE_ISA");
+    if (wanted == "scalar") dnnl::set_max_cpu_isa(dnnl::cpu_isa::sse41);
+    if (wanted == "avx2") dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2);
+    if (wanted == "avx512") dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx512_core_bf16);
+    return true;
+  }();
+  static_cast<void>(once);
+}
+
+}  // namespace
+
 std::string kernel_isa() {
+  limit_isa();
   switch (dnnl::get_effective_cpu_isa()) {
     case dnnl::cpu_isa::sse41: return "sse41";
     case dnnl::cpu_isa::avx: return "avx";
@@ -26,6 +44,7 @@ std::string kernel_isa() {
 namespace onednn {
 
 const dnnl::engine& engine() {
+  limit_isa();
   static const dnnl::engine the_engine(dnnl::engine::kind::cpu, 0);
   return the_engine;
 }
@@ -84,9 +103,12 @@ dnnl::memory::desc describe(const TensorInfo& info) {
   return {dims, type, strides};
 }
 
-dnnl::memory::desc describe_any(const TensorInfo& info) {
-  return {library_dims(info.shape), *type_of(info.type), dnnl::memory::format_tag::any};
+bool has_byte_products() {
+  const std::string isa = kernel_isa();
+  return isa == "avx2_vnni" || (isa.starts_with("avx512_core") && isa != "avx512_core");
 }
+
+bool has_avx512() { return kernel_isa().starts_with("avx512_core"); }
 
 dnnl::primitive_attr make_attributes() {
   dnnl::primitive_attr attributes;
@@ -103,15 +125,13 @@ Tensor pack(PackedWeights& weights, const Tensor& constant, const dnnl::memory::
   order.append(reinterpret_cast<const char*>(&source.data), sizeof source.data);
   const Shape shape{static_cast<int64_t>(target.get_size())};
   return weights.get(constant, order, ElementType::kU8, shape, [&] {
-    return guard([&] {
-      Tensor packed(ElementType::kU8, shape);
-      std::memset(packed.raw(), 0, target.get_size());  // what fills up blocks
-      dnnl::memory from(source, engine(), const_cast<void*>(constant.raw()));
-      dnnl::memory to(target, engine(), packed.raw());
-      dnnl::reorder(from, to).execute(stream(), from, to);
-      dnnl::stream(stream()).wait();
-      return packed;
-    });
+    Tensor packed(ElementType::kU8, shape);
+    std::memset(packed.raw(), 0, target.get_size());  // what fills up blocks
+    dnnl::memory from(source, engine(), const_cast<void*>(constant.raw()));
+    dnnl::memory to(target, engine(), packed.raw());
+    dnnl::reorder(from, to).execute(stream(), from, to);
+    dnnl::stream(stream()).wait();
+    return packed;
   });
 }
 
@@ -145,7 +165,7 @@ void Primitive::run(std::span<const void* const> inputs, std::span<void* const> 
   CHECK(status == dnnl_success, static_cast<int>(status));
 }
 
-bool append_activation(dnnl::post_ops& post_ops, const Node& node, float scale) {
+bool append_activation(dnnl::post_ops& post_ops, const Node& node) {
   using Kind = ops::FusedActivation::Kind;
   using enum dnnl::algorithm;
   const std::vector<float> parameters = node.get_floats("activation_params");
@@ -153,7 +173,7 @@ bool append_activation(dnnl::post_ops& post_ops, const Node& node, float scale) 
   const auto activation =
       ops::FusedActivation::make(node, node.get_string("activation", ""), parameter(0), parameter(1));
   auto append = [&](dnnl::algorithm algorithm, float alpha = 0, float beta = 0) {
-    post_ops.append_eltwise(scale, algorithm, alpha, beta);
+    post_ops.append_eltwise(1, algorithm, alpha, beta);
     return true;
   };
   switch (activation.kind) {

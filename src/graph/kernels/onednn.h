@@ -22,14 +22,19 @@ const dnnl::engine& engine();
 std::optional<dnnl::memory::data_type> type_of(ElementType type);
 // The description of a tensor in its layout. REQUIRES: type_of(info.type).
 dnnl::memory::desc describe(const TensorInfo& info);
-// The same with the order left to the primitive.
-dnnl::memory::desc describe_any(const TensorInfo& info);
 bool can_describe(const TensorInfo& info);
+
+// Without dot products of bytes (VNNI) the library adds pairs of them in 16 bits, which saturate: wrong sums.
+bool has_byte_products();
+// Below AVX-512 the library (2.6) computes activations other than Relu wrongly inside some convolutions, and bfloat16
+// goes through float32 when it is only moved.
+bool has_avx512();
 
 // Attributes with the scratch memory ours.
 dnnl::primitive_attr make_attributes();
 
-// `constant` as a primitive wants it, kept in `weights`. `source` describes the constant's memory.
+// `constant` as a primitive wants it, kept in `weights`. `source` describes the constant's memory. REQUIRES: within
+// try_make(), for the library may not know how to bring it there.
 Tensor pack(PackedWeights& weights, const Tensor& constant, const dnnl::memory::desc& source,
             const dnnl::memory::desc& target);
 
@@ -58,9 +63,8 @@ class Primitive final : public Kernel {
   size_t scratch_bytes_ = 0;
 };
 
-// The activation that a fused node names, as the next post-operation; false if oneDNN has none such. `scale` is applied
-// to what the activation gives.
-bool append_activation(dnnl::post_ops& post_ops, const Node& node, float scale = 1);
+// The activation that a fused node names, as the next post-operation; false if oneDNN has none such.
+bool append_activation(dnnl::post_ops& post_ops, const Node& node);
 
 // Runs body(); what the library throws comes as our Error.
 template <typename Body>

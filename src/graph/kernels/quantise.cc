@@ -1,11 +1,11 @@
 // QuantizeLinear of float32 with one scale, and DynamicQuantizeLinear, for AVX2 and AVX-512: the operators' own
-// arithmetic (a division, round to even, add the zero point, saturate; what is no number becomes the lowest) in vectors.
+// arithmetic in vectors (divide, round to even, add the zero point, saturate; what is no number becomes the lowest).
 #include <algorithm>
 #include <cmath>
 
+#include "graph/kernels/isa.h"
 #include "graph/kernels/list.h"
 #include "graph/ops/vector_math.h"
-#include "kernels/cpu.h"
 
 namespace sluice::graph::kernels {
 namespace {
@@ -69,9 +69,8 @@ SLUICE_AVX512 void quantise_512(const float* x, int64_t count, float scale, floa
 
 Functions find_functions() {
 #ifdef __x86_64__
-  const auto& cpu = ::sluice::kernels::get_cpu();
-  if (cpu.avx512) return {find_range_512, quantise_512};
-  if (cpu.avx2) return {find_range_256, quantise_256};
+  if (vector_isa() == VectorIsa::kAvx512) return {find_range_512, quantise_512};
+  if (vector_isa() >= VectorIsa::kAvx2) return {find_range_256, quantise_256};
 #endif
   return {};
 }
@@ -146,7 +145,8 @@ std::vector<KernelChoice> list_quantise(const KernelRequest& request) {
   };
   const TensorInfo& y = request.outputs[0];
   const bool is_signed = y.type == ElementType::kI8;
-  const bool fits = functions.quantise != nullptr && request.outputs.size() == 1 && y.shape.count() > 0 &&
+  const bool fits = functions.quantise != nullptr && request.node.get_int("precision", 0) == 0 &&
+                    request.outputs.size() == 1 && y.shape.count() > 0 &&
                     type_of(0) == ElementType::kF32 && type_of(1) == ElementType::kF32 &&
                     request.inputs[1].shape.count() == 1 && (is_signed || y.type == ElementType::kU8) &&
                     (type_of(2) == ElementType::kUndefined ||

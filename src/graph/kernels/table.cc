@@ -1,5 +1,6 @@
 // Which operators have kernels.
 #include "graph/kernels/list.h"
+#include "graph/kernels/onednn.h"
 
 #include <algorithm>
 
@@ -38,7 +39,10 @@ constexpr Entry kEntries[] = {
 }  // namespace
 
 bool kernels::can_reorder(const KernelRequest& request) {
-  auto fits = [](const TensorInfo& info) { return get_info(info.type).bytes <= 4; };
+  auto fits = [](const TensorInfo& info) {
+    const int bytes = get_info(info.type).bytes;
+    return bytes <= 4 && (bytes != 2 || onednn::has_avx512());
+  };
   return std::all_of(request.inputs.begin(), request.inputs.end(), fits) &&
          std::all_of(request.outputs.begin(), request.outputs.end(), fits);
 }
@@ -111,6 +115,13 @@ std::vector<PackedWeights::Entry> PackedWeights::list() const {
   std::vector<Entry> entries;
   for (const auto& [key, entry] : entries_) entries.push_back(entry);
   return entries;
+}
+
+void PackedWeights::forget_unused() {
+  const std::lock_guard lock(mutex_);
+  // What is packed may be the constant of another entry.
+  while (std::erase_if(entries_, [](const auto& item) { return item.second.constant.is_unique(); }) > 0) {
+  }
 }
 
 int64_t PackedWeights::bytes() const {

@@ -7,8 +7,8 @@
 #include <optional>
 
 #include "base/error.h"
+#include "graph/kernels/isa.h"
 #include "graph/ops/vector_math.h"
-#include "kernels/cpu.h"
 
 namespace sluice::graph::ops {
 namespace {
@@ -181,8 +181,8 @@ __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,prefer-vector
 template <typename F>
 Function choose() {
 #ifdef __x86_64__
-  if (kernels::get_cpu().avx512) return map_512<F>;
-  if (kernels::get_cpu().avx2) return map_256<F>;
+  if (vector_isa() == VectorIsa::kAvx512) return map_512<F>;
+  if (vector_isa() >= VectorIsa::kAvx2) return map_256<F>;
 #endif
   return map_128<F>;
 }

@@ -8,7 +8,7 @@
 
 #include <cstring>
 
-#include "kernels/cpu.h"
+#include "graph/kernels/isa.h"
 
 namespace sluice::graph::ops {
 namespace {
@@ -167,8 +167,8 @@ SLUICE_AVX512 T dot_512(int64_t k, const T* a, const T* b) {
 template <typename T>
 Kernel<T> choose_kernel() {
 #ifdef __x86_64__
-  if (kernels::get_cpu().avx512) return {12, 128 / int64_t{sizeof(T)}, tile_512<T>, row_512<T>, dot_512<T>};
-  if (kernels::get_cpu().avx2) return {6, 64 / int64_t{sizeof(T)}, tile_256<T>, row_256<T>, dot_256<T>};
+  if (vector_isa() == VectorIsa::kAvx512) return {12, 128 / int64_t{sizeof(T)}, tile_512<T>, row_512<T>, dot_512<T>};
+  if (vector_isa() >= VectorIsa::kAvx2) return {6, 64 / int64_t{sizeof(T)}, tile_256<T>, row_256<T>, dot_256<T>};
 #endif
   return {4, 32 / int64_t{sizeof(T)}, tile_128<T>, row_128<T>, dot_128<T>};
 }
