@@ -105,7 +105,7 @@ void run(Flags& flags) {
   const double load_seconds = seconds_since(load_begin);
   graph::Executor executor(loaded.shared, loaded.options);
   const graph::Graph& graph = loaded.shared->model->graph;
-  const std::vector<graph::Value> inputs = make_inputs(graph, parse_shapes(flags.shapes, "--shapes"));
+  const std::vector<graph::Value> inputs = make_inputs(graph, find_shapes(loaded, flags.shapes));
 
   const auto compile_begin = Clock::now();
   const graph::Program& program = executor.compile(inputs);
@@ -146,9 +146,10 @@ void run(Flags& flags) {
   }
   const int64_t activations = program.arena_bytes(), naive = program.bytes_without_reuse();
   if (!flags.output.json) {
-    std::printf("model        %s, %s, %d threads, %s\n", flags.model.c_str(), graph::name(loaded.options.precision),
+    std::printf("model        %s, %s, %d threads, %s\n", flags.model.c_str(), loaded.numbers.c_str(),
                 loaded.options.num_threads, graph::kernel_isa().c_str());
-    std::printf("inputs       %s\n", describe_inputs(graph, inputs).c_str());
+    std::printf("inputs       %s%s\n", describe_inputs(graph, inputs).c_str(),
+                has_guessed_sizes(graph, loaded, flags.shapes) ? " (sizes that nobody told are 1: see --shapes)" : "");
     std::printf("loaded       in %.3f s, compiled in %.3f s: %zu steps\n", load_seconds, compile_seconds, steps.size());
     std::printf("memory       activations %.2f MB (%.2f MB without reuse), packed weights %.1f MB\n",
                 static_cast<double>(activations) / 1e6, static_cast<double>(naive) / 1e6,
@@ -164,7 +165,7 @@ void run(Flags& flags) {
   }
   json::object report = bench_head_json(loaded.options.num_threads);
   report["model"] = flags.model;
-  report["precision"] = graph::name(loaded.options.precision);
+  report["precision"] = loaded.numbers;
   report["inputs"] = describe_inputs(graph, inputs);
   report["load_seconds"] = load_seconds;
   report["compile_seconds"] = compile_seconds;

@@ -239,6 +239,7 @@ void add_bench(CLI::App& parent) {
   command->footer("Without a mode: ppN computes a prompt of N tokens, tgN generates N tokens; @dK after K others,\n"
                   "@bK for K sequences together. Weights and arithmetic stand beside what the machine was just\n"
                   "measured to do at most. Ctrl-C ends it early with what is measured until then.\n"
+                  "An ONNX or TFLite model, or a plan, has options of its own: sluice bench graph --help.\n"
                   "Examples:\n"
                   "  sluice bench llama.gguf -p 512 -n 128 -b 1,8\n"
                   "  sluice bench resnet50.onnx --shapes input:8x3x224x224\n"

@@ -87,6 +87,23 @@ std::vector<graph::Profile> read_profiles(const Flags& flags, const graph::Graph
   return profiles;
 }
 
+// Says now what would otherwise be found out after minutes, and refuses what a rename would destroy.
+void check_output(const std::string& path, const std::string& input) {
+  std::error_code error;
+  if (std::filesystem::exists(path, error)) {
+    if (!std::filesystem::is_regular_file(path, error)) {
+      fail(Code::kInvalidArgument, "cannot write {}: it is no regular file", path);
+    }
+    if (std::filesystem::equivalent(path, input, error)) {
+      throw UsageError{path + " is the model that is read: write to another file"};
+    }
+  }
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  if (!folder.empty() && !std::filesystem::is_directory(folder, error)) {
+    fail(Code::kInvalidArgument, "cannot write {}: there is no folder {}", path, folder.string());
+  }
+}
+
 void write_whole(const std::string& path, const std::string& bytes) {
   const std::string temporary = path + ".tmp";
   std::ofstream file(temporary, std::ios::binary);
@@ -197,6 +214,8 @@ void run(const CLI::App& command, Flags& flags) {
   if (graph::is_plan(flags.model)) {
     throw UsageError{flags.model + " is a plan already: --rebuild builds it anew, anything else needs the model"};
   }
+  check_output(flags.output, flags.model);
+  if (!flags.timing_cache.empty()) check_output(flags.timing_cache, flags.model);
   graph::Model model = graph::import_model(flags.model);
   std::vector<graph::Profile> profiles = read_profiles(flags, model.graph);
   if (is_int8) model = quantize(model, flags);

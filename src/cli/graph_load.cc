@@ -1,10 +1,13 @@
 #include "cli/graph_load.h"
 
+#include <set>
+
 #include <fmt/format.h>
 
 #include "base/thread_pool.h"
 #include "cli/commands.h"
 #include "cli/graph_flags.h"
+#include "cli/graph_inputs.h"
 #include "graph/import_model.h"
 #include "graph/passes.h"
 #include "graph/plan_file.h"
@@ -20,6 +23,17 @@ void add_graph_flags(CLI::App& command, GraphFlags& flags) {
   add_disable_pass(command, flags.disabled);
 }
 
+namespace {
+
+std::string describe_numbers(const graph::Model& model, const graph::Executor::Options& options) {
+  for (const graph::Node& node : model.graph.nodes) {
+    if (node.op_type == "QConv" || node.op_type == "QMatMul") return "int8";
+  }
+  return graph::name(options.precision);
+}
+
+}  // namespace
+
 LoadedGraph load_graph(const std::string& path, const GraphFlags& flags) {
   LoadedGraph loaded;
   graph::Executor::Options& options = loaded.options;
@@ -33,6 +47,7 @@ LoadedGraph load_graph(const std::string& path, const GraphFlags& flags) {
     options.tuning = graph::Tuning::kKnown;
     options.disabled_passes = plan.info.disabled_passes;
     loaded.shared = std::move(plan.shared);
+    loaded.numbers = plan.info.stores_halves ? "fp16 weights" : describe_numbers(*loaded.shared->model, options);
     return loaded;
   }
   options.num_threads = flags.threads > 0 ? flags.threads : num_available_cores();
@@ -42,8 +57,32 @@ LoadedGraph load_graph(const std::string& path, const GraphFlags& flags) {
   auto model = std::make_shared<graph::Model>(graph::import_model(path));
   graph::optimise(*model, {.disabled = options.disabled_passes, .stop_after = {}});
   loaded.shared = std::make_shared<graph::Shared>();
+  loaded.numbers = describe_numbers(*model, options);
   loaded.shared->model = std::move(model);
   return loaded;
+}
+
+std::map<std::string, graph::Shape> find_shapes(const LoadedGraph& loaded, const std::vector<std::string>& texts) {
+  if (texts.empty() && !loaded.shared->profiles.empty()) return loaded.shared->profiles[0].opt;
+  return parse_shapes(texts, "--shapes");
+}
+
+bool has_guessed_sizes(const graph::Graph& graph, const LoadedGraph& loaded, const std::vector<std::string>& texts) {
+  const auto shapes = find_shapes(loaded, texts);
+  std::set<std::string> told;
+  for (const bool adds : {true, false}) {  // symbols that a shape tells hold for other inputs too
+    for (const graph::ValueId id : graph.inputs) {
+      const graph::GraphValue& input = graph.value(id);
+      if (!input.type.has_rank() || input.constant) continue;
+      const bool is_told = shapes.contains(input.name);
+      for (const graph::Dim& dim : *input.type.dims) {
+        if (dim.is_known()) continue;
+        if (adds && is_told) told.insert(dim.to_string());
+        if (!adds && !is_told && !told.contains(dim.to_string())) return true;
+      }
+    }
+  }
+  return false;
 }
 
 bool is_graph_path(const std::string& path) {

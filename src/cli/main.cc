@@ -29,7 +29,8 @@ int complain(const std::string& message, int code) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app("Sluice serves language models over the interfaces clients already speak.", "sluice");
+  CLI::App app("Sluice serves language models over the interfaces clients already speak, and runs ONNX and TFLite models.",
+               "sluice");
   app.set_version_flag("--version", std::string("sluice ") + SLUICE_VERSION, "print the version");
   app.require_subcommand(1);
   app.formatter(std::make_shared<HelpFormatter>());

@@ -30,7 +30,7 @@ void verify_against(const std::string& model, const AgainstFlags& against, const
   const graph::Model& first = *reference.shared->model;
   optimize::Samples samples;
   if (against.data.empty()) {
-    const auto shapes = parse_shapes(against.shapes, "--shapes");
+    const auto shapes = find_shapes(candidate, against.shapes);
     samples.count = kMadeUp;
     samples.load = [&first, shapes](int64_t index) {
       return make_inputs(first.graph, shapes, static_cast<uint64_t>(index));
