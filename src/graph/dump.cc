@@ -33,7 +33,9 @@ std::string escape(std::string_view text) {
 }
 
 std::string quote(const std::string& text) {
-  return "\"" + escape(text.size() > 60 ? text.substr(0, 57) + "..." : text) + "\"";
+  std::string shown = text;
+  if (shown.size() > 60) shown.replace(57, std::string::npos, "...");
+  return "\"" + escape(shown) + "\"";
 }
 
 template <typename List, typename Format>
