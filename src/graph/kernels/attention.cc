@@ -11,6 +11,7 @@
 #include <cstring>
 #include <limits>
 
+#include "graph/kernels/bf16_lines.h"
 #include "graph/kernels/isa.h"
 #include "graph/kernels/list.h"
 #include "graph/ops/vector_math.h"
@@ -198,8 +199,7 @@ void load_row(const void* data, ElementType type, int64_t at, int64_t count, flo
     std::memcpy(to, static_cast<const float*>(data) + at, sizeof(float) * static_cast<size_t>(count));
     return;
   }
-  const uint16_t* from = static_cast<const uint16_t*>(data) + at;
-  for (int64_t i = 0; i < count; ++i) to[i] = bf16_to_float(from[i]);
+  widen_bf16(static_cast<const uint16_t*>(data) + at, count, to);
 }
 
 void store_row(const float* from, int64_t count, void* data, ElementType type, int64_t at) {
@@ -207,8 +207,7 @@ void store_row(const float* from, int64_t count, void* data, ElementType type, i
     std::memcpy(static_cast<float*>(data) + at, from, sizeof(float) * static_cast<size_t>(count));
     return;
   }
-  uint16_t* to = static_cast<uint16_t*>(data) + at;
-  for (int64_t i = 0; i < count; ++i) to[i] = float_to_bf16(from[i]);
+  round_to_bf16(from, count, static_cast<uint16_t*>(data) + at);
 }
 
 class AttentionKernel final : public Kernel {

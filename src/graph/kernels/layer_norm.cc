@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "base/float16.h"
+#include "graph/kernels/bf16_lines.h"
 #include "graph/kernels/isa.h"
 #include "graph/kernels/list.h"
 #include "graph/kernels/quantised.h"
@@ -54,27 +54,6 @@ template <int kBytes>
 
 using Normalise = void (*)(const float* x, int64_t count, float epsilon, const float* scale, const float* shift,
                            float* y);
-using Widen = void (*)(const uint16_t* from, int64_t count, float* to);
-using Round = void (*)(const float* from, int64_t count, uint16_t* to);
-
-struct Functions {
-  Normalise normalise = nullptr;
-  Widen widen = nullptr;
-  Round round = nullptr;
-};
-
-[[gnu::always_inline]] inline void widen_all(const uint16_t* from, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; ++i) to[i] = bits_to_float(static_cast<uint32_t>(from[i]) << 16);
-}
-[[gnu::always_inline]] inline void round_all(const float* from, int64_t count, uint16_t* to) {
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t bits = float_to_bits(from[i]);
-    const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    to[i] = static_cast<uint16_t>(is_nan ? (bits >> 16) | 0x40u : rounded);
-  }
-}
-
 #ifdef __x86_64__
 #define SLUICE_AVX2 __attribute__((target("avx2,fma")))
 #define SLUICE_AVX512 __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,prefer-vector-width=512")))
@@ -82,31 +61,27 @@ SLUICE_AVX2 void normalise_256(const float* x, int64_t count, float epsilon, con
                                float* y) {
   normalise<32>(x, count, epsilon, scale, shift, y);
 }
-SLUICE_AVX2 void widen_256(const uint16_t* from, int64_t count, float* to) { widen_all(from, count, to); }
-SLUICE_AVX2 void round_256(const float* from, int64_t count, uint16_t* to) { round_all(from, count, to); }
 SLUICE_AVX512 void normalise_512(const float* x, int64_t count, float epsilon, const float* scale, const float* shift,
                                  float* y) {
   normalise<64>(x, count, epsilon, scale, shift, y);
 }
-SLUICE_AVX512 void widen_512(const uint16_t* from, int64_t count, float* to) { widen_all(from, count, to); }
-SLUICE_AVX512 void round_512(const float* from, int64_t count, uint16_t* to) { round_all(from, count, to); }
 #undef SLUICE_AVX2
 #undef SLUICE_AVX512
 #endif
 
-Functions find_functions() {
+Normalise find_function() {
 #ifdef __x86_64__
-  if (vector_isa() == VectorIsa::kAvx512) return {normalise_512, widen_512, round_512};
-  if (vector_isa() >= VectorIsa::kAvx2) return {normalise_256, widen_256, round_256};
+  if (vector_isa() == VectorIsa::kAvx512) return normalise_512;
+  if (vector_isa() >= VectorIsa::kAvx2) return normalise_256;
 #endif
-  return {};
+  return nullptr;
 }
 
 class LayerNormKernel final : public Kernel {
  public:
-  LayerNormKernel(Functions functions, ElementType type, int64_t rows, int64_t size, float epsilon, Tensor scale,
+  LayerNormKernel(Normalise normalise, ElementType type, int64_t rows, int64_t size, float epsilon, Tensor scale,
                   Tensor shift, int num_threads)
-      : functions_(functions), type_(type), rows_(rows), size_(size), epsilon_(epsilon), scale_(std::move(scale)),
+      : normalise_(normalise), type_(type), rows_(rows), size_(size), epsilon_(epsilon), scale_(std::move(scale)),
         shift_(std::move(shift)), num_threads_(num_threads) {}
 
   void run(std::span<const void* const> inputs, std::span<void* const> outputs, void* scratch,
@@ -117,13 +92,13 @@ class LayerNormKernel final : public Kernel {
       float* row = static_cast<float*>(scratch) + worker * padded_size();
       for (int64_t r = begin; r < end; ++r) {
         if (type_ == ElementType::kF32) {
-          functions_.normalise(static_cast<const float*>(inputs[0]) + r * size_, size_, epsilon_, scale, shift,
+          normalise_(static_cast<const float*>(inputs[0]) + r * size_, size_, epsilon_, scale, shift,
                                static_cast<float*>(outputs[0]) + r * size_);
           continue;
         }
-        functions_.widen(static_cast<const uint16_t*>(inputs[0]) + r * size_, size_, row);
-        functions_.normalise(row, size_, epsilon_, scale, shift, row);
-        functions_.round(row, size_, static_cast<uint16_t*>(outputs[0]) + r * size_);
+        widen_bf16(static_cast<const uint16_t*>(inputs[0]) + r * size_, size_, row);
+        normalise_(row, size_, epsilon_, scale, shift, row);
+        round_to_bf16(row, size_, static_cast<uint16_t*>(outputs[0]) + r * size_);
       }
     });
   }
@@ -133,7 +108,7 @@ class LayerNormKernel final : public Kernel {
 
  private:
   int64_t padded_size() const { return (size_ + 15) / 16 * 16; }
-  const Functions functions_;
+  const Normalise normalise_;
   const ElementType type_;
   const int64_t rows_, size_;
   const float epsilon_;
@@ -144,11 +119,11 @@ class LayerNormKernel final : public Kernel {
 }  // namespace
 
 std::vector<KernelChoice> list_layer_norm(const KernelRequest& request) {
-  const Functions functions = find_functions();
+  const Normalise normalise = find_function();
   const TensorInfo& x = request.inputs[0];
   const auto num_outputs = static_cast<int>(request.outputs.size());
   auto has = [&](size_t i) { return i < request.inputs.size() && request.inputs[i].type != ElementType::kUndefined; };
-  if (functions.normalise == nullptr || num_outputs != 1 || request.inputs.size() < 2) return {};
+  if (normalise == nullptr || num_outputs != 1 || request.inputs.size() < 2) return {};
   if ((x.type != ElementType::kF32 && x.type != ElementType::kBF16) || request.outputs[0].type != x.type) return {};
   const int rank = x.shape.rank();
   int64_t axis = request.node.get_int("axis", -1);
@@ -166,7 +141,7 @@ std::vector<KernelChoice> list_layer_norm(const KernelRequest& request) {
   choice.in_place = 0;
   const float epsilon = request.node.get_float("epsilon", 1e-5f);
   choice.make = [=, type = x.type, num_threads = request.num_threads] {
-    return std::make_unique<LayerNormKernel>(functions, type, rows, size, epsilon, to_float(*scale),
+    return std::make_unique<LayerNormKernel>(normalise, type, rows, size, epsilon, to_float(*scale),
                                              shift == nullptr ? Tensor() : to_float(*shift), num_threads);
   };
   return {choice};

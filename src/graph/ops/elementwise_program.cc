@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "graph/kernels/bf16_lines.h"
 #include "graph/kernels/isa.h"
 #include "graph/ops/vector_math.h"
 
@@ -272,16 +273,6 @@ float widen_at(const ElementwiseProgram::Operand& operand) {
   }
 }
 
-// To the nearest, ties to even; without a branch, so that the loop becomes vector code.
-void round_to_bf16(const float* from, int64_t count, uint16_t* to) {
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t bits = float_to_bits(from[i]);
-    const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    to[i] = static_cast<uint16_t>(is_nan ? (bits >> 16) | 0x40u : rounded);
-  }
-}
-
 // How one operand lies along the merged dimensions of the result.
 struct Walk {
   int64_t steps[kMaxRank] = {};
@@ -337,6 +328,8 @@ struct Plan {
         std::fill_n(to + done, n, widen(*row));
       else if constexpr (std::is_same_v<T, float>)
         std::memcpy(to + done, row, static_cast<size_t>(n) * sizeof(float));
+      else if constexpr (std::is_same_v<T, BFloat16>)
+        widen_bf16(&row->bits, n, to + done);
       else
         for (int64_t i = 0; i < n; ++i) to[done + i] = widen(row[i]);
       done += n;
