@@ -20,8 +20,8 @@ namespace sluice::graph {
 namespace {
 
 // Where the outputs lie in the memory of the first input, in bytes, for a node that only shows it in another way (a
-// Reshape, a Slice or Split of whole rows): empty if it does more. The operator says so itself, on memory that holds
-// nothing yet. REQUIRES: all types are known.
+// Reshape, a Slice or Split of whole rows): empty if it does more. The operator says so itself, on zeros. REQUIRES: all
+// types are known.
 std::vector<int64_t> find_views(const Node& node, const NodePlan& plan) {
   std::vector<Value> inputs(plan.inputs.size());
   std::vector<const Value*> given(plan.inputs.size(), nullptr);
@@ -35,7 +35,9 @@ std::vector<int64_t> find_views(const Node& node, const NodePlan& plan) {
   if (given.empty() || given[0] == nullptr || plan.inputs[0].shape.count() == 0) return {};
   std::vector<Value> outputs(std::max(plan.outputs.size(), kMinOutputs));
   try {
-    inputs[0] = Value(Tensor(plan.inputs[0].type, plan.inputs[0].shape));
+    Tensor zeros(plan.inputs[0].type, plan.inputs[0].shape);
+    std::memset(zeros.raw(), 0, static_cast<size_t>(zeros.bytes()));
+    inputs[0] = Value(std::move(zeros));
     ThreadPool pool(1);
     Random random(0);
     run_op(node, given, outputs, {.pool = &pool, .buffers = nullptr, .random = &random, .run_graph = nullptr});
