@@ -1,6 +1,7 @@
 // Each pass alone, as text before and after; what looks as if it could go and may not; and that a model gives the same
 // with and without passes.
 #include "graph/passes.h"
+#include "graph/passes_for_test.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -16,6 +17,7 @@ namespace {
 
 using for_test::Builder;
 using for_test::elements;
+using for_test::make_model;
 using for_test::message_of;
 using testing::HasSubstr;
 using testing::Not;
@@ -23,18 +25,6 @@ using testing::Not;
 ValueType floats(Dims dims) { return ValueType::tensor(ElementType::kF32, std::move(dims)); }
 Dim n() { return Dim::symbol("n"); }
 Tensor ints(std::vector<int64_t> values) { return Tensor::vector<int64_t>(values); }
-
-Model make_model(Graph graph) {
-  Model model;
-  model.graph = std::move(graph);
-  for (size_t i = model.graph.output_names.size(); i < model.graph.outputs.size(); ++i) {
-    model.graph.output_names.push_back("y" + std::to_string(i));
-  }
-  std::vector<std::string> problems;
-  infer_types(model.graph, problems);
-  EXPECT_THAT(problems, testing::IsEmpty());
-  return model;
-}
 
 std::vector<std::string> all_but(const std::string& name) {
   std::vector<std::string> disabled;

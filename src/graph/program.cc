@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <set>
 
 #include <fmt/format.h>
 
@@ -326,7 +325,6 @@ class ProgramBuilder {
 
   void add_outputs() {
     static const Node kCopy{.op_type = "Identity", .name = "output"};
-    std::set<int> taken;
     for (const ValueId id : graph_.outputs) {
       const bool is_given = graph_.value(id).constant || homes_[static_cast<size_t>(id)].empty();
       if (is_given) {
